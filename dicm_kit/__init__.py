@@ -1,0 +1,84 @@
+"""Click-through-rate models that look at pictures, on Lightning. The data's way, file by file:
+
+1. `data/`      logs -> dataset folder -> Batch:  `data/sources/synthetic.py`, `data/prepare.py`, `data/dataset.py`,
+   `data/reader.py`, `data/collate.py`, `data/datamodule.py`
+2. `features/`  Batch -> Encoded:  `features/encoders.py`, `features/tables.py`
+3. `images/`    picture keys -> vectors, every picture computed once:  `images/extract.py`, `images/backbone.py`,
+   `images/store.py`, `images/embedder.py`, `images/server.py`, below them `exchange/dedup.py`, `exchange/owner.py`,
+   `exchange/all_to_all.py` and the picture shards `shards.py`
+4. `interest/`  history vectors -> one interest vector:  `interest/pooling.py`, `interest/attention.py`
+5. `nets/`      all vectors -> logit:  `nets/mlp.py`
+6. `training/`  `training/module.py` knows the order of 2 to 5;  `training/loss.py`, `training/metrics.py`,
+   `training/optimizers.py`, `training/checkpoint.py`, `training/callbacks.py`
+
+Round it: `cli.py` reads the command line, `run.py` goes from recipe to result, `recipe/` reads recipes, `registry.py`
+loads plugins, `builtin.py` registers our own components, `hookspecs.py` has the hooks, `interfaces.py` what a plugin
+author subclasses, `types.py` what the stages hand on and the legend of letters, `errors.py` the errors.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dicm_kit.errors import DicmError as DicmError
+    from dicm_kit.errors import FieldError as FieldError
+    from dicm_kit.hookspecs import HOOK_API as HOOK_API
+    from dicm_kit.hookspecs import hookimpl as hookimpl
+    from dicm_kit.interfaces import BaseNet as BaseNet
+    from dicm_kit.interfaces import ColumnShape as ColumnShape
+    from dicm_kit.interfaces import Component as Component
+    from dicm_kit.interfaces import DataSource as DataSource
+    from dicm_kit.interfaces import FeatureEncoder as FeatureEncoder
+    from dicm_kit.interfaces import HistoryShapes as HistoryShapes
+    from dicm_kit.interfaces import ImageBackbone as ImageBackbone
+    from dicm_kit.interfaces import InterestAggregator as InterestAggregator
+    from dicm_kit.interfaces import NetShapes as NetShapes
+    from dicm_kit.interfaces import SourceColumn as SourceColumn
+    from dicm_kit.interfaces import SourceColumns as SourceColumns
+    from dicm_kit.types import Bag as Bag
+    from dicm_kit.types import Batch as Batch
+    from dicm_kit.types import Column as Column
+    from dicm_kit.types import Encoded as Encoded
+    from dicm_kit.types import Interest as Interest
+    from dicm_kit.types import Pictures as Pictures
+    from dicm_kit.types import Prediction as Prediction
+
+__version__ = "0.1.0"
+
+# Imported on first use: `dicm --help` must not wait for torch.
+_HOME = {
+    "DicmError": "errors",
+    "FieldError": "errors",
+    "HOOK_API": "hookspecs",
+    "hookimpl": "hookspecs",
+    "BaseNet": "interfaces",
+    "ColumnShape": "interfaces",
+    "Component": "interfaces",
+    "DataSource": "interfaces",
+    "FeatureEncoder": "interfaces",
+    "HistoryShapes": "interfaces",
+    "ImageBackbone": "interfaces",
+    "InterestAggregator": "interfaces",
+    "NetShapes": "interfaces",
+    "SourceColumn": "interfaces",
+    "SourceColumns": "interfaces",
+    "Bag": "types",
+    "Batch": "types",
+    "Column": "types",
+    "Encoded": "types",
+    "Interest": "types",
+    "Pictures": "types",
+    "Prediction": "types",
+}
+
+__all__ = ["__version__", *_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f"dicm_kit.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'dicm_kit' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,1 @@
+"""Stage 1: logs -> dataset folder -> Batch."""

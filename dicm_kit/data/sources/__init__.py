@@ -1,0 +1,1 @@
+"""Data sources that come with dicm_kit."""

@@ -1,0 +1,1 @@
+"""Below the stages: who owns a key, and how vectors come back from there."""

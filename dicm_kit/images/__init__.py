@@ -1,0 +1,1 @@
+"""Stage 3: picture keys -> vectors, every picture computed once."""

@@ -1,0 +1,1 @@
+"""Stage 4: history vectors -> one interest vector."""

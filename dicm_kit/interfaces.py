@@ -1,0 +1,196 @@
+"""What a plugin author subclasses, and `Component`, which puts the result into recipes.
+
+Every interface is abstract and holds no code to inherit; an implementation is not subclassed again. Components take
+plain values in `__init__`; the config dataclass stops at `build`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+
+from torch import Tensor, nn
+
+from dicm_kit.types import Column, Encoded, Interest, Pictures
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from PIL.Image import Image
+
+T = TypeVar("T")
+
+Kind = Literal["id", "ids", "hash", "number"]
+"""What a column holds: one id, several ids, an id without a vocabulary (a 64-bit hash), a number."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Component(Generic[T]):
+    """One named thing a recipe can ask for."""
+
+    name: str
+    """What the recipe writes after `name:`."""
+    config: type
+    """A dataclass; its fields are the recipe's keys, the docstrings under them the help text."""
+    build: Callable[[Any, Any], T]
+    """Makes the component from its config and the sizes known only at run time (`ColumnShape`, `HistoryShapes`,
+    `NetShapes`; None for backbones and data sources)."""
+    paper: str | None = None
+    """"arXiv:1711.06505, section 4.2", or None when there is no paper."""
+
+
+# --- sizes ---
+
+
+@dataclass(frozen=True)
+class ColumnShape:
+    """What a feature encoder must know of its column."""
+
+    kind: Kind
+    num_ids: int | None
+    """Ids of the vocabulary, 0 (unknown) included; None for `hash` and `number` columns."""
+
+
+@dataclass(frozen=True)
+class HistoryShapes:
+    """What an interest aggregator must know: the widths of what it gets."""
+
+    query: dict[str, int]
+    """Width of each vector it may use as a query: `image`, `target.item_id`, `user.age`, `context.hour`."""
+    history: dict[str, int]
+    """Width of each history vector: `image`, id columns by name, and `age` (days, width 1)."""
+    values: tuple[str, ...]
+    """Names in `history` that this slot pools: (`image`,) for pictures, the id columns for ids. The rest is side
+    information, for example for attention weights."""
+    max_length: int
+    """Most history slots, L."""
+
+
+@dataclass(frozen=True)
+class NetShapes:
+    """What a base net must know: the widths of what it gets."""
+
+    user: dict[str, int]
+    target: dict[str, int]
+    context: dict[str, int]
+    history: dict[str, int]
+    image: int | None
+    """Width of the target's picture vector; None when the recipe shows the net no target picture."""
+    interest: dict[str, int]
+    """Width of each slot's interest vector (`ids`, `images`)."""
+
+
+# --- the five interfaces ---
+
+
+class FeatureEncoder(nn.Module, ABC):
+    """Column values -> vectors."""
+
+    out_dim: int
+    """D, the width of the vectors."""
+
+    @abstractmethod
+    def forward(self, values: Column) -> Tensor:
+        """Returns [..., D] for values [...]; a Bag's rows are pooled to one vector each."""
+
+
+class ImageBackbone(nn.Module, ABC):
+    """Pixels -> wide vectors. Usually frozen: then it runs once per picture, before training."""
+
+    out_dim: int
+    """C, the width of the vectors."""
+    frozen: bool
+    """True when no parameter is trained; the vectors then come from the feature store."""
+    fingerprint: str
+    """16 hex digits that change whenever the vectors could: model, weights, layer, transform."""
+
+    @abstractmethod
+    def transform(self, image: "Image") -> Tensor:
+        """Returns pixels [3, H, W] float32 of an RGB picture; every picture gets the same H and W."""
+
+    @abstractmethod
+    def forward(self, pixels_U3HW: Tensor) -> Tensor:
+        """Returns vectors [U, C]. A picture's vector does not depend on the other pictures of the batch."""
+
+
+class InterestAggregator(nn.Module, ABC):
+    """History vectors -> one interest vector.
+
+    B is N when `uses_target` (one row per impression), else G (one row per sample group, computed once and repeated
+    to impressions by `CtrModule`).
+    """
+
+    uses_target: bool
+    """True when it looks at a `query` of the target or of the context."""
+    out_dim: int
+    """Width of the interest vector."""
+
+    @abstractmethod
+    def forward(
+        self, query: dict[str, Tensor], history: dict[str, Tensor], mask_BL: Tensor, need_weights: bool = False
+    ) -> Interest:
+        """Returns the interest, with weights [B, Q, L] when `need_weights` and there are any.
+
+        `query` holds [B, d] and `history` [B, L, d] by name (see `HistoryShapes`). Slots where `mask_BL` is False are
+        empty and must not change the result; a row without a filled slot gives a finite vector.
+        """
+
+
+class BaseNet(nn.Module, ABC):
+    """All vectors -> the click's log-odds.
+
+    A two-tower net also has `towers(encoded, pictures, interest) -> (user [G, D], item [N, D])`.
+    """
+
+    requires_untargeted: bool
+    """True when interests must not look at the target (two towers); the recipe check then refuses those that do."""
+
+    @abstractmethod
+    def forward(self, encoded: Encoded, pictures: Pictures | None, interest: dict[str, Interest]) -> Tensor:
+        """Returns logits [N]. `encoded.user` and each interest's vector come repeated to impressions, [N, D]."""
+
+
+@dataclass(frozen=True)
+class SourceColumn:
+    """A column that a data source provides."""
+
+    kind: Kind
+    vocab: str | None = None
+    """Name of the vocabulary, for columns that share one; None: its own, under the column's name."""
+
+
+@dataclass(frozen=True)
+class SourceColumns:
+    """The feature columns of a data source's tables, beside the fixed ones of `DataSource`."""
+
+    user: dict[str, SourceColumn] = field(default_factory=dict)
+    item: dict[str, SourceColumn] = field(default_factory=dict)
+    context: dict[str, SourceColumn] = field(default_factory=dict)
+
+
+class DataSource(ABC):
+    """Logs and pictures as streams; `prepare` makes the dataset folder of them.
+
+    Each method may be called more than once and yields the same each time. Nothing is sorted or held in memory.
+    """
+
+    columns: SourceColumns
+    fingerprint: str
+    """Changes whenever the streams could; a prepared folder with another fingerprint is made again."""
+
+    @abstractmethod
+    def impressions(self) -> "Iterator[pa.RecordBatch]":
+        """Yields impressions: `user`, `item` (int64 or string, never null), `time` (int64 seconds), `label` (0 or 1),
+        the context columns, and where the source has them `order` (int64, breaks ties of time), `weight` (float32),
+        `split` (train, val or test) and `click_probability` (float64: the truth, of made-up data only)."""
+
+    @abstractmethod
+    def items(self) -> "Iterator[pa.RecordBatch]":
+        """Yields every item once: `item`, `picture` (a name that `pictures` yields, or null), the item columns."""
+
+    @abstractmethod
+    def users(self) -> "Iterator[pa.RecordBatch]":
+        """Yields every user once: `user` and the user columns. `user_id` is a column of its own, by itself."""
+
+    @abstractmethod
+    def pictures(self) -> Iterator[tuple[str, bytes]]:
+        """Yields (name, bytes of a JPEG, PNG or WebP file), each name once."""

@@ -1,0 +1,1 @@
+"""Recipes: YAML -> typed recipe -> components."""
