@@ -5,7 +5,7 @@ plain values in `__init__`; the config dataclass stops at `build`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
@@ -126,12 +126,13 @@ class InterestAggregator(nn.Module, ABC):
 
     @abstractmethod
     def forward(
-        self, query: dict[str, Tensor], history: dict[str, Tensor], mask_BL: Tensor, need_weights: bool = False
+        self, query: Mapping[str, Tensor], history: Mapping[str, Tensor], mask_BL: Tensor, need_weights: bool = False
     ) -> Interest:
         """Returns the interest, with weights [B, Q, L] when `need_weights` and there are any.
 
-        `query` holds [B, d] and `history` [B, L, d] by name (see `HistoryShapes`). Slots where `mask_BL` is False are
-        empty and must not change the result; a row without a filled slot gives a finite vector.
+        `query` holds [B, d] and `history` [B, L, d] by name (see `HistoryShapes`); a vector that is not asked for is
+        not repeated to impressions. Slots where `mask_BL` is False are empty and must not change the result; a row
+        without a filled slot gives a finite vector.
         """
 
 
