@@ -19,7 +19,7 @@ _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _PNG_CHUNKS = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}
 
 
-class PictureRejected(ImageError):
+class PictureRejected(ImageError):  # noqa: N818 - it says what became of the picture
     """A picture that cannot be used; `reason` is what `images/rejected.parquet` lists."""
 
     def __init__(self, reason: str):

@@ -6,7 +6,7 @@
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tarfile import BLOCKSIZE, RECORDSIZE, USTAR_FORMAT, TarInfo
@@ -124,10 +124,8 @@ class ShardWriter(AbstractContextManager["ShardWriter"]):
             return
         for file, _ in self._open.values():
             Path(file.name).unlink(missing_ok=True)
-            try:
+            with suppress(OSError):  # what was buffered does not fit on a full disk either; `error` already says so
                 file.close()
-            except OSError:  # what was buffered does not fit on a full disk either; `error` already says so
-                pass
 
     def _write(self, key: int, kind: str, data: bytes) -> None:
         partition = partition_of(key, self.num_partitions)

@@ -1,0 +1,14 @@
+"""Keys -> distinct keys, and the way back."""
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+
+def distinct(keys_K: Int[Tensor, " K"]) -> tuple[Int[Tensor, " U"], Int[Tensor, " K"]]:
+    """Returns (keys_U, inverse_K): every key once, sorted, and where each reference finds it.
+
+    `keys_U[inverse_K]` is `keys_K` again. Key 0 is a key like others: leave it out beforehand.
+    """
+    keys_U, inverse_K = torch.unique(keys_K, sorted=True, return_inverse=True)
+    return keys_U, inverse_K
