@@ -1,0 +1,112 @@
+"""Files that appear whole or not at all, steps that are not done twice, and one process per folder."""
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dicm_kit.errors import DataError
+
+_STATE = "state.json"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Writes a file aside, syncs it and puts it in place."""
+    aside = path.with_name(path.name + ".tmp")
+    with aside.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the names in a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def publish(aside: Path, target: Path) -> None:
+    """Puts a finished file, or a folder of them, in place; what an earlier attempt left there goes."""
+    for path in [aside, *aside.rglob("*")] if aside.is_dir() else [aside]:
+        sync_folder(path)  # fsync is the same for files
+    if target.is_dir():
+        shutil.rmtree(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside.replace(target)
+    sync_folder(target.parent)
+
+
+class Steps:
+    """Which steps of a preparation are finished, kept in `work/state.json` with what they were done for."""
+
+    def __init__(self, work: Path, fingerprint: str):
+        self.work, self.fingerprint = work, fingerprint
+        self._finished: list[str] = []
+        try:
+            state = json.loads((work / _STATE).read_text())
+        except FileNotFoundError:
+            return
+        if state["fingerprint"] != fingerprint:
+            raise DataError(
+                "holds an unfinished preparation of another source or with other options",
+                where=str(work.parent),
+                todo="Delete the folder to begin anew, or choose another `data.out`.",
+            )
+        self._finished = state["finished"]
+
+    def run(self, name: str, step: Callable[[], None]) -> None:
+        """Does the step, unless it is finished. A step that was cut off is done again from its beginning."""
+        if name in self._finished:
+            return
+        self._save()  # the folder says whose it is from the first byte on
+        step()
+        self._finished.append(name)
+        self._save()
+
+    def _save(self) -> None:
+        state = {"fingerprint": self.fingerprint, "finished": self._finished}
+        write_whole(self.work / _STATE, json.dumps(state).encode())
+
+
+@contextmanager
+def locked(file: Path, waiting: Callable[[], None]) -> Iterator[None]:
+    """Holds a folder's lock; waits for another process that has it, after a call of `waiting`.
+
+    The lock ends with the process, however that ends; the file stays, since removing it would let two in.
+    """
+    with file.open("a") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waiting()
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def full_disk_explained(folder: Path, doing: Callable[[], str]) -> Iterator[None]:
+    """Turns a full disk into a DataError that says where and what to do."""
+    import duckdb
+
+    try:
+        yield
+    except (OSError, duckdb.Error) as error:
+        full = getattr(error, "errno", None) in _FULL or "No space left" in str(error)
+        if not full:
+            raise
+        free = shutil.disk_usage(folder).free
+        raise DataError(
+            f"the disk is full ({free / 2**20:,.0f} MiB free) while preparing {doing()}",
+            where=str(folder),
+            todo="Make room, or choose another `data.out`. A new run goes on from the last finished step.",
+        ) from error
