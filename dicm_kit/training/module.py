@@ -1,0 +1,310 @@
+"""`CtrModule`: the one file that knows the order of the stages from Batch to logit, and how a step trains them."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+
+from dicm_kit.errors import TrainingError, some
+from dicm_kit.features.tables import sparse_parameters
+from dicm_kit.interfaces import BaseNet, FeatureEncoder, InterestAggregator
+from dicm_kit.training.loss import StepTotals, add_over_ranks, share_of_global_mean, summed_loss
+from dicm_kit.training.metrics import RankingMetrics, TargetSlices
+from dicm_kit.training.optimizers import CtrOptimizer, OptimizerPlan, clip_norm, clip_values, decay_schedule
+from dicm_kit.types import Bag, Batch, Columns, Encoded, Interest, Pictures, Prediction, Vectors
+
+Side = Literal["user", "target", "context", "history"]
+SIDES: tuple[Side, ...] = ("user", "target", "context", "history")
+
+
+class CtrModule(LightningModule):
+    """Features, pictures, interest, net, in this order; trained on the mean loss of the batch of all ranks.
+
+    Logs `train/loss` each step, `val/*` and `test/*` (see `RankingMetrics`; slices only in `test/*`); Lightning keeps
+    those in float32, `results["val"]` and `results["test"]` hold them in full.
+    """
+
+    def __init__(
+        self,
+        *,
+        encoders: Mapping[str, Mapping[str, FeatureEncoder]],
+        server: nn.Module | None,
+        image_target: bool,
+        image_history: bool,
+        interest: Mapping[str, InterestAggregator],
+        net: BaseNet,
+        optimizer: OptimizerPlan,
+        slices: TargetSlices | None = None,
+    ):
+        """Takes the parts of a recipe.
+
+        `encoders`: by side and column; a history encoder may be the target's own, which then shares its table.
+        `server`: `images.server.ImageServer`, or None for a recipe without pictures. `interest`: by slot, `ids` and
+        `images`. `slices`: what is needed to split test metrics by target; None: no slices.
+        """
+        super().__init__()
+        # "_of": a column may be called `type` or `items`, which are attributes of a ModuleDict.
+        self.encoders = nn.ModuleDict(
+            {side: nn.ModuleDict({f"{name}_of": each for name, each in of.items()}) for side, of in encoders.items()}
+        )
+        self.server, self.image_target, self.image_history = server, image_target, image_history
+        self.interest = nn.ModuleDict(dict(interest))
+        self.net = net
+        self.plan = optimizer
+        self.ranking = nn.ModuleDict({"validation": RankingMetrics(), "test": RankingMetrics(slices)})
+        self.results: dict[str, dict[str, float]] = {}
+        self.totals: StepTotals | None = None
+        """Of the last training step, over all ranks."""
+        self.stop_requested = False
+        """Set it to end the training, on all ranks, after the step that is running."""
+        self._warned: set[str] = set()
+
+    # --- stages 2 to 5 ---
+
+    def forward(self, batch: Batch, need_weights: bool = False) -> Prediction:
+        """Returns the prediction; with the aggregators' weights when asked for."""
+        return self._stages(batch, need_weights).prediction
+
+    def _stages(self, batch: Batch, need_weights: bool = False) -> "_Stages":
+        encoded = self._encode(batch)
+        pictures = self._pictures(batch)
+        repeat = _Repeat(batch)
+        interest = self._interest(batch, encoded, pictures, repeat, need_weights)
+        # From here on all is per impression; nobody else repeats groups.
+        per_impression = replace(encoded, user={name: repeat(vector) for name, vector in encoded.user.items()})
+        logit_N = self.net(per_impression, pictures, interest)
+        return _Stages(encoded, pictures, Prediction(logit_N.float(), interest))
+
+    def _encode(self, batch: Batch) -> Encoded:
+        columns: dict[Side, Columns] = {
+            "user": batch.user,
+            "target": batch.target,
+            "context": batch.context,
+            "history": batch.history,
+        }
+        vectors: dict[Side, Vectors] = {side: {} for side in SIDES}
+        for side in SIDES:
+            if side in self.encoders:
+                of_side = self.encoders[side]
+                assert isinstance(of_side, nn.ModuleDict), "encoders are kept by side"
+                for name, encoder in of_side.items():
+                    column = name.removesuffix("_of")
+                    vectors[side][column] = encoder(columns[side][column])
+        return Encoded(**vectors, group_N=batch.group_N)
+
+    def _pictures(self, batch: Batch) -> Pictures | None:
+        if self.server is None:
+            return None
+        return self.server(
+            batch.target_key_N if self.image_target else None,
+            batch.history_key_GL if self.image_history else None,
+            batch.mask_GL,
+        )
+
+    def _interest(
+        self, batch: Batch, encoded: Encoded, pictures: Pictures | None, repeat: "_Repeat", need_weights: bool
+    ) -> dict[str, Interest]:
+        of_impression = {f"target.{name}": vector for name, vector in encoded.target.items()}
+        of_impression |= {f"context.{name}": vector for name, vector in encoded.context.items()}
+        if pictures is not None and pictures.target_NI is not None:
+            of_impression["image"] = pictures.target_NI
+        of_group = {f"user.{name}": vector for name, vector in encoded.user.items()}
+        result = {}
+        for slot, aggregator in self.interest.items():
+            history = {**encoded.history, "age": batch.age_GL.unsqueeze(-1)}
+            mask = batch.mask_GL
+            if slot == "images":
+                assert pictures is not None, "the recipe check lets no images slot pass without pictures"
+                assert pictures.history_GLI is not None, "the images slot pools the history's pictures"
+                history["image"], mask = pictures.history_GLI, pictures.mask_GL
+            if aggregator.uses_target:
+                query = _Repeated(of_group, repeat, of_impression)
+                result[slot] = aggregator(query, _Repeated(history, repeat), repeat(mask), need_weights)
+            else:
+                of_groups = aggregator(of_group, history, mask, need_weights)
+                weights = of_groups.weights
+                result[slot] = Interest(repeat(of_groups.vector), None if weights is None else repeat(weights))
+        return result
+
+    # --- training ---
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Returns this rank's share of the mean loss over the batch of all ranks."""
+        stages = self._stages(batch)
+        loss_sum = summed_loss(stages.prediction.logit_N, batch.label_N, batch.weight_N)
+        ranks = self.trainer.world_size
+        self.totals = totals = add_over_ranks(loss_sum, batch.weight_N, self.stop_requested, ranks)
+        if not torch.isfinite(torch.tensor(totals.loss)):
+            self._stop_at_bad_loss(batch, stages, totals)
+        self.log("train/loss", totals.loss, batch_size=max(1, batch.num_impressions))
+        return share_of_global_mean(loss_sum, totals.weight, ranks)
+
+    def _stop_at_bad_loss(self, batch: Batch, stages: "_Stages", totals: StepTotals) -> None:
+        """Raises; every rank comes here in the same step, since all see the loss of all."""
+        mine = [f"{name} ({bad} of {size})" for name, bad, size in _not_finite(_watched(batch, stages, self))]
+        if self.trainer.world_size > 1:
+            of_ranks: list[list[str]] = [[] for _ in range(self.trainer.world_size)]
+            torch.distributed.all_gather_object(of_ranks, mine)
+            mine = [f"rank {rank}: {each}" for rank, names in enumerate(of_ranks) for each in names]
+        if not mine:
+            mine = ["nothing but the loss: labels or weights are out of proportion"]
+        raise TrainingError(
+            f"the loss is {totals.loss}; not finite, in the order of the data's way: {some(mine)}",
+            where=f"step {self.trainer.global_step + 1}",
+            todo="If a column is named, mend its values (`transform: log1p` tames large numbers). If only vectors or "
+            "parameters are, training has diverged: lower the learning rate or set trainer.gradient_clip_val.",
+        )
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Returns the one optimizer, with the learning-rate schedule where the plan has one."""
+        lazy = sparse_parameters(self)
+        slower = [each for each in self._backbone_parameters() if each.requires_grad]
+        apart = {id(each) for each in (*lazy, *slower)}
+        dense = [each for each in self.parameters() if each.requires_grad and id(each) not in apart]
+        optimizer = CtrOptimizer(dense, lazy, self.plan, slower)
+        if not self.plan.decay_every:
+            return {"optimizer": optimizer}
+        schedule = decay_schedule(optimizer, self.plan)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _backbone_parameters(self) -> Iterator[nn.Parameter]:
+        backbone = getattr(self.server, "backbone", None)
+        if isinstance(backbone, nn.Module):
+            yield from backbone.parameters()
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clips with the rows of id tables in the norm; Lightning's own clipping cannot take sparse gradients."""
+        if not gradient_clip_val:
+            return
+        parameters = [each for group in optimizer.param_groups for each in group["params"]]
+        if gradient_clip_algorithm == "value":
+            clip_values(parameters, gradient_clip_val)
+        else:
+            clip_norm(parameters, gradient_clip_val)
+
+    # --- validation, test, prediction ---
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Keeps the batch's predictions for `val/*`."""
+        self._keep("validation", batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Keeps the batch's predictions for `test/*`."""
+        self._keep("test", batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs `val/*`."""
+        self._report("validation", "val")
+
+    def on_test_epoch_end(self) -> None:
+        """Logs `test/*`."""
+        self._report("test", "test")
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Returns click probabilities [N]."""
+        return self(batch).logit_N.sigmoid()
+
+    def _keep(self, stage: str, batch: Batch) -> None:
+        history_N = _Repeat(batch)(batch.mask_GL.sum(dim=1))
+        logit_N = self(batch).logit_N
+        self.ranking[stage].update(batch.user_id_N, batch.item_N, logit_N, batch.label_N, batch.weight_N, history_N)
+
+    def _report(self, stage: str, prefix: str) -> None:
+        metrics = self.ranking[stage]
+        assert isinstance(metrics, RankingMetrics), "one per stage"
+        if not metrics.update_called:  # a split without a batch
+            return
+        self.results[prefix] = results = metrics.compute()
+        metrics.reset()
+        undefined = [name for name, value in results.items() if value != value]
+        if undefined and prefix not in self._warned:
+            self._warned.add(prefix)
+            rank_zero_warn(f"{prefix}: {some(undefined)} not defined (nan): no user, or no row at all, has both labels")
+        # Equal on all ranks, so that their mean is the value: `sync_dist` is what Lightning wants to hear.
+        several = self.trainer.world_size > 1
+        self.log_dict({f"{prefix}/{name}": value for name, value in results.items()}, sync_dist=several, batch_size=1)
+
+
+@dataclass(frozen=True)
+class _Stages:
+    encoded: Encoded
+    pictures: Pictures | None
+    prediction: Prediction
+
+
+class _Repeat:
+    """Groups -> impressions: row `group_N[i]` of [G, ...] becomes row i of [N, ...]."""
+
+    def __init__(self, batch: Batch):
+        self.group_N = batch.group_N
+        # One impression per group needs no copy. Asked on CPU only: elsewhere the answer would cost a synchronisation.
+        self.same = (
+            self.group_N.device.type == "cpu"
+            and batch.num_groups == batch.num_impressions
+            and torch.equal(self.group_N, torch.arange(batch.num_groups))
+        )
+
+    def __call__(self, vectors: Tensor) -> Tensor:
+        if self.same:
+            return vectors
+        if not vectors.is_floating_point():
+            return vectors.index_select(0, self.group_N)
+        # As an embedding: the backward of index_select adds row by row and is several times slower on CPU.
+        rows = nn.functional.embedding(self.group_N, vectors.flatten(1))
+        return rows.view(len(self.group_N), *vectors.shape[1:])
+
+
+class _Repeated(Mapping[str, Tensor]):
+    """Vectors per group, repeated to impressions when one is asked for; and vectors that are per impression already."""
+
+    def __init__(self, groups: Vectors, repeat: _Repeat, impressions: Vectors | None = None):
+        self._groups, self._repeat = groups, repeat
+        self._ready = dict(impressions or {})
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._ready:
+            self._ready[name] = self._repeat(self._groups[name])
+        return self._ready[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({**self._groups, **self._ready})
+
+    def __len__(self) -> int:
+        return len({**self._groups, **self._ready})
+
+
+def _watched(batch: Batch, stages: _Stages, module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yields what could hold a value that is not finite, in the order of the data's way."""
+    for side in SIDES:
+        for name, column in getattr(batch, side).items():
+            if not isinstance(column, Bag):
+                yield f"column {side}.{name}", column
+    yield from (("history ages", batch.age_GL), ("labels", batch.label_N), ("weights", batch.weight_N))
+    for side in SIDES:
+        for name, vectors in getattr(stages.encoded, side).items():
+            yield f"vectors of {side}.{name}", vectors
+    if stages.pictures is not None:
+        for name in ("target_NI", "history_GLI"):
+            if (vectors := getattr(stages.pictures, name)) is not None:
+                yield f"picture vectors {name}", vectors
+    for slot, interest in stages.prediction.interest.items():
+        yield f"interest.{slot}", interest.vector
+    yield "logits", stages.prediction.logit_N
+    for name, parameter in module.named_parameters():
+        yield f"parameter {name}", parameter
+
+
+def _not_finite(tensors: Iterator[tuple[str, Tensor]]) -> Iterator[tuple[str, int, int]]:
+    for name, tensor in tensors:
+        if tensor.is_floating_point() and (bad := int((~torch.isfinite(tensor)).sum())):
+            yield name, bad, tensor.numel()

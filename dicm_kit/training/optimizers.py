@@ -1,0 +1,154 @@
+"""One optimizer with two parts: Adam for dense parameters, lazy Adam for the rows of id tables that a batch touches."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerPlan:
+    """How to train: the paper's settings are the defaults, arXiv:1711.06505, section 7.2."""
+
+    dense_lr: float = 1e-3
+    ids_lr: float = 1e-3
+    """Of id tables."""
+    backbone_lr: float | None = None
+    """Of a trained backbone; None: as dense_lr."""
+    weight_decay: float = 0.0
+    """Decoupled (AdamW), of dense parameters."""
+    ids_l2: float = 0.0
+    """Mini-batch aware regularisation of id tables, DIN's lambda: see `CtrOptimizer`."""
+    decay_every: int = 0
+    """Steps after which learning rates are multiplied by `decay_factor`; 0: never. The paper: 24,000."""
+    decay_factor: float = 0.9
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+
+
+class CtrOptimizer(torch.optim.Optimizer):
+    """Adam(W) on dense parameters, lazy Adam on tables with sparse gradients: one for schedulers and clipping.
+
+    Lazy: a step reads and writes only the rows that have a gradient, so it costs by the batch and not by the table. A
+    row's moments do not decay, and its bias correction does not advance, while no batch names it: each row is trained
+    by exactly the Adam of the steps that touched it. (TensorFlow's LazyAdam corrects by the global step instead, which
+    makes the first step of a rare row three times as long.)
+
+    `ids_l2`: adaptive regularisation, DIN, arXiv:1706.06978, section 5.1, equation 7: the gradient of a touched row
+    gains lambda / n * row. The paper's n counts an id's occurrences in all samples, known beforehand; ours counts the
+    steps that have touched the row so far, since a log may be a stream.
+    """
+
+    def __init__(
+        self,
+        dense: Iterable[nn.Parameter],
+        lazy: Iterable[nn.Parameter],
+        plan: OptimizerPlan,
+        backbone: Iterable[nn.Parameter] = (),
+    ):
+        """Takes each parameter once; `backbone` gets a learning rate of its own."""
+        groups: list[dict[str, Any]] = [{"params": list(dense), "lr": plan.dense_lr}]
+        slower = list(backbone)
+        if slower:
+            groups.append({"params": slower, "lr": plan.dense_lr if plan.backbone_lr is None else plan.backbone_lr})
+        # torch's fused kernels make one pass over each parameter; they exist for these two.
+        fused = all(each.device.type in ("cpu", "cuda") for group in groups for each in group["params"])
+        self._adam = torch.optim.AdamW(
+            groups, lr=plan.dense_lr, betas=plan.betas, eps=plan.eps, weight_decay=plan.weight_decay, fused=fused
+        )
+        tables = {
+            "params": list(lazy),
+            "lr": plan.ids_lr,
+            "betas": plan.betas,
+            "eps": plan.eps,
+            "l2": plan.ids_l2,
+            "lazy": True,
+        }
+        all_groups = [{**group, "lazy": False} for group in self._adam.param_groups]
+        super().__init__(all_groups + ([tables] if tables["params"] else []), {"lr": plan.dense_lr})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Trains every parameter that has a gradient; calls `closure`, with gradients, before."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        # The inner Adam works on our groups and our state, whatever a scheduler or a loaded checkpoint made of them.
+        self._adam.param_groups = [group for group in self.param_groups if not group["lazy"]]
+        self._adam.state = self.state
+        self._adam.step()
+        for group in self.param_groups:
+            if group["lazy"]:
+                for table in group["params"]:
+                    if table.grad is not None:
+                        self._step_rows(table, group)
+        return loss
+
+    def _step_rows(self, table: Tensor, group: dict[str, Any]) -> None:
+        assert table.grad is not None
+        assert table.grad.is_sparse, "a lazy parameter has a sparse gradient"
+        grad = table.grad.coalesce()
+        rows_U, grad_UD = grad.indices()[0], grad.values()
+        state = self.state[table]
+        if not state:
+            state["exp_avg"] = torch.zeros_like(table)
+            state["exp_avg_sq"] = torch.zeros_like(table)
+            # Steps of each row, in float32, which is what torch makes of every optimizer state it loads.
+            state["row_steps"] = torch.zeros(len(table), 1, device=table.device)
+        beta1, beta2 = group["betas"]
+        old_UD = table.index_select(0, rows_U)
+        steps_U1 = state["row_steps"].index_select(0, rows_U).add_(1)
+        if group["l2"]:
+            grad_UD = grad_UD + group["l2"] / steps_U1 * old_UD
+        mean_UD = state["exp_avg"].index_select(0, rows_U).lerp_(grad_UD, 1 - beta1)
+        square_UD = state["exp_avg_sq"].index_select(0, rows_U).mul_(beta2).addcmul_(grad_UD, grad_UD, value=1 - beta2)
+        state["row_steps"].index_copy_(0, rows_U, steps_U1)
+        state["exp_avg"].index_copy_(0, rows_U, mean_UD)
+        state["exp_avg_sq"].index_copy_(0, rows_U, square_UD)
+        root_UD = square_UD.div_(1 - beta2**steps_U1).sqrt_().add_(group["eps"])
+        step_UD = mean_UD.div_(1 - beta1**steps_U1).div_(root_UD)
+        table.index_copy_(0, rows_U, old_UD.sub_(step_UD, alpha=group["lr"]))
+
+
+def decay_schedule(optimizer: torch.optim.Optimizer, plan: OptimizerPlan) -> torch.optim.lr_scheduler.LRScheduler:
+    """Returns the schedule that multiplies learning rates by `decay_factor` every `decay_every` steps."""
+    assert plan.decay_every > 0, "without decay there is no schedule"
+    return torch.optim.lr_scheduler.StepLR(optimizer, plan.decay_every, plan.decay_factor)
+
+
+@torch.no_grad()
+def clip_norm(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
+    """Scales all gradients, sparse ones too, to a joint norm of at most `max_norm`; returns the norm before."""
+    gradients = _values_of_gradients(parameters)
+    if not gradients:
+        return torch.zeros(())
+    norm = torch.nn.utils.get_total_norm(gradients)
+    factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+    for gradient in gradients:
+        gradient.mul_(factor.to(gradient.dtype))
+    return norm
+
+
+@torch.no_grad()
+def clip_values(parameters: Iterable[nn.Parameter], limit: float) -> None:
+    """Clamps every element of all gradients, sparse ones too, to [-limit, limit]."""
+    for gradient in _values_of_gradients(parameters):
+        gradient.clamp_(-limit, limit)
+
+
+def _values_of_gradients(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
+    """Returns the gradients' values, to be changed in place; a sparse gradient is coalesced first."""
+    values = []
+    for parameter in parameters:
+        if parameter.grad is None:
+            continue
+        if parameter.grad.is_sparse:
+            # A row that the batch names twice counts with its sum.
+            parameter.grad = parameter.grad.coalesce()
+            values.append(parameter.grad._values())
+        else:
+            values.append(parameter.grad)
+    return values
