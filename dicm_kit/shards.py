@@ -31,6 +31,7 @@ __all__ = [
     "partition_of",
     "picture_key",
     "read_shard",
+    "shard_keys",
 ]
 
 VERSION = 1
@@ -84,7 +85,7 @@ class ShardWriter(AbstractContextManager["ShardWriter"]):
         self._counts: dict[str, int] = {}
         self._keys: set[int] = set()
         for path in sorted(self.folder.glob("part-*.tar")):
-            keys = [key for key, _, _ in _members(path)]
+            keys = shard_keys(path)
             self._keys.update(keys)
             self._counts[path.name] = len(keys)
         self._next = [0] * num_partitions
@@ -162,6 +163,11 @@ def list_shards(folder: Path) -> list[Shard]:
     if missing:
         raise ImageError(f"{COUNTS} lists shards that are not there: {some(missing)}", where=str(folder))
     return [Shard(folder / name, _numbers(folder / name)[0], count) for name, count in sorted(counts.items())]
+
+
+def shard_keys(path: Path) -> list[int]:
+    """Returns the keys of a shard in file order, without reading the pictures."""
+    return [key for key, _, _ in _members(path)]
 
 
 def read_shard(path: Path) -> Iterator[tuple[int, bytes]]:
