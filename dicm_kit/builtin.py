@@ -1,0 +1,84 @@
+"""Our own components, registered through the same hooks as everybody's: a plugin like others, always loaded."""
+
+from typing import Any
+
+from dicm_kit.data.sources.synthetic import SyntheticConfig, build_synthetic
+from dicm_kit.features.encoders import (
+    HashConfig,
+    IdConfig,
+    IdsConfig,
+    NumberConfig,
+    build_hash,
+    build_id,
+    build_ids,
+    build_number,
+)
+from dicm_kit.hookspecs import HOOK_API, hookimpl
+from dicm_kit.images.backbone import TimmConfig, build_timm
+from dicm_kit.interest.attention import (
+    AttentionConfig,
+    MultiQueryAttentionConfig,
+    build_attention,
+    build_multi_query_attention,
+)
+from dicm_kit.interest.pooling import SumConfig, build_sum
+from dicm_kit.interfaces import Component
+from dicm_kit.nets.mlp import EmbeddingMlpConfig, build_embedding_mlp
+
+dicm_api = HOOK_API
+
+
+@hookimpl
+def dicm_feature_encoders() -> list[Component[Any]]:
+    """Returns one encoder for each kind of column."""
+    return [
+        Component(name="id", config=IdConfig, build=build_id),
+        Component(name="ids", config=IdsConfig, build=build_ids),
+        Component(name="hash", config=HashConfig, build=build_hash),
+        Component(name="number", config=NumberConfig, build=build_number),
+    ]
+
+
+@hookimpl
+def dicm_image_backbones() -> list[Component[Any]]:
+    """Returns timm's models, any of them."""
+    return [Component(name="timm", config=TimmConfig, build=build_timm)]
+
+
+@hookimpl
+def dicm_interest_aggregators() -> list[Component[Any]]:
+    """Returns a plain sum, DIN's attention, and DICM's with several queries."""
+    return [
+        Component(name="sum", config=SumConfig, build=build_sum),
+        Component(
+            name="attention",
+            config=AttentionConfig,
+            build=build_attention,
+            paper="arXiv:1706.06978, section 4.3",
+        ),
+        Component(
+            name="multi_query_attention",
+            config=MultiQueryAttentionConfig,
+            build=build_multi_query_attention,
+            paper="arXiv:1711.06505, section 5.2",
+        ),
+    ]
+
+
+@hookimpl
+def dicm_base_nets() -> list[Component[Any]]:
+    """Returns the paper's Embedding&MLP."""
+    return [
+        Component(
+            name="embedding_mlp",
+            config=EmbeddingMlpConfig,
+            build=build_embedding_mlp,
+            paper="arXiv:1711.06505, section 5",
+        )
+    ]
+
+
+@hookimpl
+def dicm_data_sources() -> list[Component[Any]]:
+    """Returns the made-up shop."""
+    return [Component(name="synthetic", config=SyntheticConfig, build=build_synthetic)]

@@ -1,0 +1,198 @@
+"""What must fit together between the sections of a recipe: queries and features, pictures and interests, sizes."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from typing import Any
+
+from dicm_kit.errors import did_you_mean, some
+from dicm_kit.recipe.schema import AggregatorSection, Recipe
+from dicm_kit.recipe.typed import Path, dotted
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that does not fit, at the key to change."""
+
+    path: Path
+    what: str
+    todo: str | None = None
+
+
+def findings(recipe: Recipe, bad: set[Path]) -> Iterator[Finding]:
+    """Yields everything that does not fit; what hangs on a value at a path in `bad` is not judged."""
+
+    def good(*names: str) -> bool:
+        paths = [tuple(name.split(".")) for name in names]
+        return not any(each[: len(path)] == path or path[: len(each)] == each for each in bad for path in paths)
+
+    yield from _at_least(recipe, bad)
+    yield from _sizes(recipe, good)
+    yield from _sharing(recipe, bad)
+    yield from _pictures(recipe, good)
+    yield from _queries(recipe, bad)
+
+
+# Smallest value of each number; a value that may be null is only judged when it is given.
+_LEAST: dict[str, float] = {
+    "seed": 0,
+    "data.workers": 0,
+    "data.lanes": 1,
+    "data.partitions": 1,
+    "data.min_count": 1,
+    "batch_size": 1,
+    "images.embedder.dim": 1,
+    "trainer.max_epochs": 1,
+    "trainer.max_steps": 1,
+    "trainer.num_nodes": 1,
+    "trainer.log_every": 1,
+    "trainer.validate_every": 1,
+    "trainer.threads": 1,
+    "checkpoint.every": 1,
+    "checkpoint.keep": 1,
+    "optimizer.dense.weight_decay": 0,
+    "optimizer.ids.l2": 0,
+    "optimizer.decay.every": 1,
+}
+_ABOVE_ZERO = (
+    "optimizer.dense.lr",
+    "optimizer.ids.lr",
+    "optimizer.backbone.lr",
+    "optimizer.decay.factor",
+    "trainer.gradient_clip",
+)
+
+
+def _at_least(recipe: Recipe, bad: set[Path]) -> Iterator[Finding]:
+    # `not a >= b` and not `a < b`: nan fits nowhere
+    for name, least in _LEAST.items():
+        path, value = tuple(name.split(".")), _at(recipe, name)
+        if value is not None and path not in bad and not value >= least:
+            yield Finding(path, f"`{name}` must be at least {least}, got {value}")
+    for name in _ABOVE_ZERO:
+        path, value = tuple(name.split(".")), _at(recipe, name)
+        if value is not None and path not in bad and not 0 < value < float("inf"):
+            yield Finding(path, f"`{name}` must be above 0, got {value}")
+    embedder = recipe.images.embedder if recipe.images else None
+    if embedder and embedder.hidden is not None and any(width < 1 for width in embedder.hidden):
+        path = ("images", "embedder", "hidden")
+        yield Finding(path, f"widths in `images.embedder.hidden` must be at least 1, got {embedder.hidden}")
+    if embedder and ("images", "embedder", "dropout") not in bad and not 0 <= embedder.dropout < 1:
+        path = ("images", "embedder", "dropout")
+        yield Finding(path, f"`images.embedder.dropout` must be from 0 to below 1, got {embedder.dropout}")
+
+
+def _at(recipe: Recipe, name: str) -> Any:
+    value: Any = recipe
+    for step in name.split("."):
+        value = getattr(value, step, None)
+    return value
+
+
+def _sizes(recipe: Recipe, good: Callable[..., bool]) -> Iterator[Finding]:
+    trainer, data = recipe.trainer, recipe.data
+    if good("batch_size", "data.lanes") and data.lanes >= 1 and recipe.batch_size % data.lanes:
+        near = max(1, round(recipe.batch_size / data.lanes)) * data.lanes
+        yield Finding(
+            ("batch_size",),
+            f"`batch_size` must be a multiple of `data.lanes`, got {recipe.batch_size} with {data.lanes} lanes",
+            f"Every lane gives each batch the same share. The nearest is {near}.",
+        )
+    if good("trainer.devices") and trainer.devices != -1 and trainer.devices < 1:
+        yield Finding(
+            ("trainer", "devices"), f"`trainer.devices` must be at least 1, or -1 for all, got {trainer.devices}"
+        )
+    elif (
+        good("trainer.devices", "trainer.num_nodes", "data.lanes") and trainer.devices * trainer.num_nodes > data.lanes
+    ):
+        ranks = trainer.devices * trainer.num_nodes
+        yield Finding(
+            ("trainer", "devices"),
+            f"{ranks} ranks cannot share {data.lanes} lanes",
+            f"Set `data.lanes` to {ranks} or a multiple, or train on fewer ranks.",
+        )
+    if good("trainer.max_epochs", "trainer.max_steps") and trainer.max_epochs is None and trainer.max_steps is None:
+        yield Finding(("trainer", "max_steps"), "training would never end: `max_epochs` and `max_steps` are both null")
+
+
+def _sharing(recipe: Recipe, bad: set[Path]) -> Iterator[Finding]:
+    features = recipe.features
+    if features is None:
+        return
+    known = {f"{side}.{name}" for side in ("user", "target", "context") for name in getattr(features, side) or {}}
+    for name, section in (features.history or {}).items():
+        path: Path = ("features", "history", name)
+        share = getattr(section, "share", None)
+        if share is None or (*path, "share") in bad:
+            continue
+        if share not in known:
+            if ("features", *share.split(".")) in {each[:3] for each in bad}:
+                continue  # it is there, but it has a problem of its own
+            near = did_you_mean(share, known) or "Write it like `share: target.item_id`."
+            listed = f" Features: {some(sorted(known), 20)}." if known else ""
+            yield Finding((*path, "share"), f"`share` names no feature: `{share}`", near + listed)
+            continue
+        side, column = share.split(".")
+        other = getattr(features, side)[column]
+        if section.name is not None and other.name is not None and section.name != other.name:
+            yield Finding(
+                (*path, "name"),
+                f"`{dotted(path)}` is a `{section.name}`, but `{share}`, which it shares, is a `{other.name}`",
+                f"Write `{{share: {share}}}` alone.",
+            )
+
+
+def _pictures(recipe: Recipe, good: Callable[..., bool]) -> Iterator[Finding]:
+    images, interest = recipe.images, recipe.interest
+    if images is not None and good("images.target", "images.history") and not (images.target or images.history):
+        yield Finding(
+            ("images",),
+            "`images` is given, but neither the target's picture nor the history's is used",
+            "Set `target: true` or `history: true` in it, or leave the section out.",
+        )
+    if interest is None:
+        return
+    has_history = images is not None and bool(images.history)
+    if interest.images is not None and not has_history and good("images.history"):
+        todo = "Set `images.history: true`, or leave `interest.images` out."
+        yield Finding(("interest", "images"), "`interest.images` has no pictures to pool", todo)
+    if interest.ids is not None and recipe.features and not recipe.features.history and good("features.history"):
+        todo = "Give `features.history` a column, or leave `interest.ids` out."
+        yield Finding(("interest", "ids"), "`interest.ids` has no columns to pool", todo)
+    features = recipe.features
+    sides = (features.user, features.target, features.context, features.history) if features else ()
+    if images is None and not any(sides) and good("features", "images"):
+        yield Finding(("features",), "there is nothing to learn from: no features and no pictures")
+
+
+def query_names(recipe: Recipe) -> list[str]:
+    """Returns what an aggregator of this recipe can use as a query."""
+    names = ["image"] if recipe.images and recipe.images.target else []
+    for side in ("target", "user", "context"):
+        names += [f"{side}.{column}" for column in getattr(recipe.features, side) or {}]
+    return names
+
+
+def _queries(recipe: Recipe, bad: set[Path]) -> Iterator[Finding]:
+    """A config field called `queries` holds query names; that is how any aggregator, of a plugin too, says so."""
+    if recipe.interest is None or recipe.features is None:
+        return
+    broken = {".".join(str(step) for step in path[1:3]) for path in bad if path[:1] == ("features",)}
+    if ("images", "target") in bad or ("images",) in bad:
+        broken.add("image")
+    known = query_names(recipe)
+    for slot in (each.name for each in fields(recipe.interest)):
+        section: AggregatorSection | None = getattr(recipe.interest, slot)
+        queries = getattr(section.config, "queries", None) if section and section.config else None
+        for index, query in enumerate(queries or []):
+            if query in known or query in broken or str(query).partition(".")[0] in broken:
+                continue
+            yield Finding(
+                ("interest", slot, "queries", index), f"the query `{query}` names no feature", _query_help(query, known)
+            )
+
+
+def _query_help(query: str, known: list[str]) -> str:
+    if query == "image":
+        return "Set `images.target: true`, or drop the query."
+    near = did_you_mean(query, known)
+    return f"{f'{near} ' if near else ''}Queries here: {some(known, 20) if known else 'none'}."
