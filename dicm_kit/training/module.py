@@ -217,11 +217,16 @@ class CtrModule(LightningModule):
     def _keep(self, stage: str, batch: Batch) -> None:
         history_N = _Repeat(batch)(batch.mask_GL.sum(dim=1))
         logit_N = self(batch).logit_N
-        self.ranking[stage].update(batch.user_id_N, batch.item_N, logit_N, batch.label_N, batch.weight_N, history_N)
+        metrics = self._metrics_of(stage)
+        metrics.update(batch.user_id_N, batch.item_N, logit_N, batch.label_N, batch.weight_N, history_N)
 
-    def _report(self, stage: str, prefix: str) -> None:
+    def _metrics_of(self, stage: str) -> RankingMetrics:
         metrics = self.ranking[stage]
         assert isinstance(metrics, RankingMetrics), "one per stage"
+        return metrics
+
+    def _report(self, stage: str, prefix: str) -> None:
+        metrics = self._metrics_of(stage)
         if not metrics.update_called:  # a split without a batch
             return
         self.results[prefix] = results = metrics.compute()

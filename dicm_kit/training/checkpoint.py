@@ -1,0 +1,296 @@
+"""Checkpoints: what is in one, when one is written, which one a resume takes."""
+
+import os
+import random
+import signal
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+
+from dicm_kit.errors import RunError, some
+from dicm_kit.training.module import CtrModule
+
+CHECKPOINTS = "checkpoints"
+"""The folder in a run folder."""
+
+Provenance = dict[str, Any]
+"""Where a checkpoint comes from, as plain values: `recipe` (text), `vocabularies` (name -> fingerprint), `plugins`
+(name -> version), `hook_api`."""
+
+
+class Checkpoints(Checkpoint):
+    """Writes `step-<n>.ckpt` every n steps and keeps the newest, `best.ckpt` by `monitor`, `last.ckpt` at the end.
+
+    `last.ckpt` is also written when a training ends by Ctrl-C, a signal or an error, at the last finished step. The
+    first Ctrl-C lets the step that is running finish, on all ranks; a second one does not wait.
+
+    A file appears whole or not at all: written aside, synced, renamed. Beside what Lightning keeps it holds, under
+    `dicm`, the provenance and every rank's random state; it loads with `weights_only=True`.
+    """
+
+    def __init__(
+        self, folder: Path, *, every: int, keep: int, monitor: str | None = None, provenance: Provenance | None = None
+    ):
+        """Takes `monitor` as logged (`val/gauc`); names that end in `loss` are better when lower."""
+        assert every > 0, "steps between checkpoints"
+        assert keep > 0, "at least the newest is kept"
+        super().__init__()
+        self.folder, self.every, self.keep, self.monitor = folder, every, keep, monitor
+        self.provenance: Provenance = dict(provenance or {})
+        self.best: float | None = None
+        self._step = 0  # optimizer steps when the last batch ended
+        self._due = False  # a save that waits for the epoch's end
+        self._rng: dict[str, Any] | None = None  # when the last batch ended
+        self._rng_to_restore: dict[str, Any] | None = None
+        self._rng_before_validation: dict[str, Any] | None = None
+        self._in_batch = self._updating = self._accumulating = self._alone = False
+        self._written_at: int | None = None  # the step that last.ckpt stands at
+        self._handler: Any = None
+
+    # --- when ---
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Makes the folder, and takes over Ctrl-C."""
+        if trainer.is_global_zero:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        self._step = trainer.global_step
+        if threading.current_thread() is threading.main_thread():
+            assert isinstance(pl_module, CtrModule), "only our module can be asked to stop"
+            self._handler = signal.signal(signal.SIGINT, self._interrupt(pl_module, trainer.world_size))
+
+    def _interrupt(self, module: CtrModule, ranks: int) -> Callable[[int, FrameType | None], None]:
+        def handle(signum: int, frame: FrameType | None) -> None:
+            # Between steps one rank may stop at once. Several stop together, or one waits for another for ever.
+            if module.stop_requested or not (self._in_batch or ranks > 1):
+                signal.default_int_handler(signum, frame)
+            module.stop_requested = True
+            rank_zero_info("Stopping after this step; press Ctrl-C again to stop at once.")
+
+        return handle
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Sets the random state of a resumed run: here, since making the data loader's iterator draws from it."""
+        self._in_batch = True
+        if self._rng_to_restore is not None:
+            set_random_state(self._rng_to_restore, pl_module.device)
+            self._rng_to_restore = None
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """From here to the batch's end the parameters are between two steps."""
+        self._updating = True
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Writes when it is time; ends the training when somebody asked for it."""
+        self._in_batch = self._updating = False
+        self._rng = random_state(pl_module.device)
+        self._accumulating = trainer.global_step == self._step
+        if self._accumulating:  # a checkpoint here would lose the gradients gathered so far
+            return
+        self._step = trainer.global_step
+        if isinstance(pl_module, CtrModule) and pl_module.totals is not None and pl_module.totals.stop:
+            self._write(trainer, "last.ckpt")
+            raise KeyboardInterrupt
+        if self._step % self.every == 0:
+            # At the end of an epoch only after its validation, which a resume would leave out.
+            self._due = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+            if not self._due:
+                self._write_step(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes what became due with the epoch's last step."""
+        if self._due:
+            self._due = False
+            self._write_step(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keeps the random state, so that training does not depend on when it was validated."""
+        self._rng_before_validation = random_state(pl_module.device)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes `best.ckpt` when `monitor` says so."""
+        assert self._rng_before_validation is not None, "validation has started"
+        set_random_state(self._rng_before_validation, pl_module.device)
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking or self.monitor is None:
+            return
+        if self.monitor not in trainer.callback_metrics:
+            known = sorted(name for name in trainer.callback_metrics if name.startswith("val/"))
+            raise RunError(
+                f"checkpoint.monitor is `{self.monitor}`, which validation does not log",
+                todo=f"Logged: {some(known, 12)}.",
+            )
+        value = float(trainer.callback_metrics[self.monitor])
+        sign = -1.0 if self.monitor.endswith("loss") else 1.0
+        # NaN is never better.
+        if value == value and (self.best is None or sign * value > sign * self.best):
+            self.best = value
+            self._write(trainer, "best.ckpt")
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes `last.ckpt`."""
+        self._give_back_signal()
+        self._write(trainer, "last.ckpt")
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Writes `last.ckpt` at the last finished step, unless the parameters are not those of a finished step."""
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        wanted = self._rng is not None and trainer.is_global_zero and self._written_at != self._step
+        if wanted and not self._updating and not self._accumulating:
+            self._alone = True  # the other ranks may be anywhere
+            try:
+                if all(bool(torch.isfinite(each).all()) for each in pl_module.parameters()):
+                    self._write(trainer, "last.ckpt")
+            except (OSError, RuntimeError) as error:  # a full disk, a lost device: the first exception matters more
+                rank_zero_warn(f"{self.folder / 'last.ckpt'} could not be written: {error}")
+            finally:
+                self._alone = False
+        self._give_back_signal()
+
+    def _give_back_signal(self) -> None:
+        if self._handler is not None:
+            signal.signal(signal.SIGINT, self._handler)
+            self._handler = None
+
+    # --- what ---
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Adds `dicm`. All ranks send their random state to all (5 KB); after an error a rank writes only its own."""
+        mine = self._rng if self._rng is not None else random_state(pl_module.device)
+        states: list[Any] = [mine]
+        if trainer.world_size > 1 and not self._alone:
+            states = [None] * trainer.world_size
+            torch.distributed.all_gather_object(states, mine)
+        if self._alone:
+            _forget_unfinished_batch(checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"])
+        checkpoint["dicm"] = {"provenance": self.provenance, "random_states": states, "best": self.best}
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Takes up the best value and, on the same number of ranks, the random states."""
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        ours = checkpoint["dicm"]
+        self.best = ours["best"]
+        if len(ours["random_states"]) == trainer.world_size:
+            self._rng_to_restore = ours["random_states"][trainer.global_rank]
+
+    # --- where ---
+
+    def _write_step(self, trainer: Trainer) -> None:
+        self._write(trainer, f"step-{self._step:09d}.ckpt")
+        if trainer.is_global_zero:
+            for old in sorted(self.folder.glob("step-*.ckpt"))[: -self.keep]:
+                old.unlink()
+
+    def _write(self, trainer: Trainer, name: str) -> None:
+        """Called by every rank; rank 0 writes. Not `trainer.save_checkpoint`: its barrier waits for dead ranks."""
+        checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+        if name == "last.ckpt":
+            self._written_at = self._step
+        if not trainer.is_global_zero:
+            return
+        aside = self.folder / f".{name}.tmp"
+        try:
+            with aside.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(self.folder / name)
+        except OSError as error:
+            aside.unlink(missing_ok=True)
+            raise RunError(
+                f"could not be written: {error.strerror or error}",
+                where=str(self.folder / name),
+                todo="Make room or choose another run_dir, then go on with --resume.",
+            ) from error
+
+
+def random_state(device: torch.device) -> dict[str, Any]:
+    """Returns the state of this process's generators, as values that load with `weights_only=True`."""
+    numpy_state: dict[str, Any] = dict(np.random.get_state(legacy=False))
+    words = torch.from_numpy(numpy_state["state"]["key"].astype(np.int64))
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+        "python": random.getstate(),
+        "numpy": {**numpy_state, "state": {"key": words, "pos": numpy_state["state"]["pos"]}},
+    }
+
+
+def set_random_state(state: dict[str, Any], device: torch.device) -> None:
+    """Sets what `random_state` gave."""
+    torch.set_rng_state(state["torch"].cpu())
+    if state["cuda"] is not None and device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"].cpu(), device)
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    words = state["numpy"]["state"]["key"].cpu().numpy().astype(np.uint32)
+    np.random.set_state({**state["numpy"], "state": {"key": words, "pos": state["numpy"]["state"]["pos"]}})
+
+
+def find_resumable(run_dir: Path) -> Path | None:
+    """Returns the checkpoint of the most steps that can be read, or None when the run folder has none."""
+    found = []
+    for path in sorted((run_dir / CHECKPOINTS).glob("*.ckpt")):
+        with suppress(RunError):
+            found.append((read_checkpoint(path)["global_step"], path.stat().st_mtime, path))
+    return max(found)[2] if found else None
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Returns a checkpoint's contents, its tensors mapped from the file and not read yet."""
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except FileNotFoundError:
+        raise RunError("no such checkpoint", where=str(path)) from None
+    except Exception as error:  # torch.load raises half a dozen kinds, by where the file is cut
+        raise RunError(
+            f"cannot be read as a checkpoint: {str(error).splitlines()[0]}",
+            where=str(path),
+            todo="Take another file of the folder; an interrupted run leaves none that is cut.",
+        ) from error
+    if not isinstance(checkpoint, dict) or "dicm" not in checkpoint:
+        raise RunError("is not a checkpoint of dicm_kit", where=str(path))
+    return checkpoint
+
+
+def check_provenance(path: Path, here: Provenance) -> None:
+    """Refuses a checkpoint of another plugin API or other vocabularies; warns of plugins in another version."""
+    made = read_checkpoint(path)["dicm"]["provenance"]
+    if made.get("hook_api") != here.get("hook_api"):
+        raise RunError(
+            f"was made with plugin API {made.get('hook_api')}, this dicm_kit speaks {here.get('hook_api')}",
+            where=str(path),
+            todo="Use the dicm_kit that made it, or train anew.",
+        )
+    vocabularies, known = here.get("vocabularies", {}), made.get("vocabularies", {})
+    other = [name for name, fingerprint in vocabularies.items() if known.get(name) != fingerprint]
+    if other:
+        raise RunError(
+            f"was trained with other vocabularies than the dataset has: {some(other)}",
+            where=str(path),
+            todo="Its id tables would be read by the wrong rows. Use the dataset it was trained on, or train anew.",
+        )
+    for name, version in here.get("plugins", {}).items():
+        if made.get("plugins", {}).get(name) != version:
+            before = made.get("plugins", {}).get(name, "none")
+            rank_zero_warn(f"{path}: plugin {name} is version {version} here and was {before} when it was made")
+
+
+def _forget_unfinished_batch(progress: dict[str, Any]) -> None:
+    """Makes Lightning's counters those of the last finished batch, as they are between two batches."""
+    for counts in (progress["total"], progress["current"]):
+        counts["ready"] = counts["started"] = counts["completed"] = counts["processed"]
