@@ -67,7 +67,8 @@ class CtrDataModule(LightningDataModule):
         epoch = self.trainer.current_epoch
         progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
         # `processed`, since checkpoints are written between a batch's end and its `completed`
-        return (epoch, progress.processed) if progress.processed else max(self._resume, (epoch, 0))
+        step = progress.processed  # type: ignore[attr-defined]
+        return (epoch, step) if step else max(self._resume, (epoch, 0))
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the position, and what it is a position in."""
@@ -129,7 +130,7 @@ class BatchLoader:
     ):
         self._module, self._shuffle, self._pin = module, shuffle, pin_memory
         self._steps = num_steps(module.dataset, split, module.batch_size)
-        self._reading = {
+        self._reading: dict[str, Any] = {
             "dataset": module.dataset,
             "split": split,
             "columns": module.columns,

@@ -82,15 +82,11 @@ class Dataset:
         folder = Path(folder)
         content = _read_description(folder)
         try:
-            dataset = cls(
-                folder=folder,
-                splits={name: _from(SplitInfo, content["splits"][name]) for name in SPLITS},
-                **{
-                    side: {name: _from(ColumnInfo, info) for name, info in content["columns"][side].items()}
-                    for side in ("user", "item", "context")
-                },
-                **{name: content[name] for name in _PLAIN},
-            )
+            values: dict[str, Any] = {name: content[name] for name in _PLAIN}
+            for side in ("user", "item", "context"):
+                values[side] = {name: ColumnInfo(**info) for name, info in content["columns"][side].items()}
+            values["splits"] = {name: SplitInfo(**content["splits"][name]) for name in SPLITS}
+            dataset = cls(folder=folder, **values)
         except (KeyError, TypeError, AttributeError) as error:
             raise DataError(
                 f"cannot be read: {type(error).__name__} {error}",
@@ -221,10 +217,6 @@ def _read_description(folder: Path) -> dict[str, Any]:
             todo="Prepare it again into another folder, or use the program that made it.",
         )
     return content
-
-
-def _from(kind: type, values: dict[str, Any]) -> Any:
-    return kind(**values)
 
 
 def _plain(info: ColumnInfo | SplitInfo) -> dict[str, Any]:

@@ -53,7 +53,8 @@ def read_batches(
     """Yields this rank's part of the global batches `start_step`, `start_step + every`, ... of an epoch.
 
     Every rank gets the same number of batches, at the end some with N = 0. Not shuffled, the whole split comes in the
-    order of the lane files; shuffled, the order depends on `seed` and `epoch` only (see docs/reference/dataset_folder.md).
+    order of the lane files; shuffled, the order depends on `seed` and `epoch` only
+    (docs/reference/dataset_folder.md says how).
     `tables`: the item columns, where the caller has read them already.
     """
     size = slice_size(dataset, batch_size)

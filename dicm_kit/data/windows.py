@@ -105,8 +105,8 @@ class LaneFile:
     def plan(self, order: tuple[int, ...] | None) -> list[WindowPlan]:
         """Returns which row groups make each window, in order, without reading them.
 
-        `order`: None for the order of the file, a window per row group; else (seed, epoch, lane): row groups in a random
-        order, joined to windows of about WINDOW_GROUPS groups, in each of which groups come in a random order.
+        `order`: None for the order of the file, a window per row group; else (seed, epoch, lane): row groups in a
+        random order, joined to windows of about WINDOW_GROUPS groups, in each of which groups come in a random order.
         """
         plan, first = [], 0
         for number, row_groups in enumerate(self._row_groups(order)):

@@ -1,0 +1,186 @@
+"""A source's streams -> checked Parquet files with one type per column: what duckdb then joins and sorts."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from dicm_kit.data.steps import publish
+from dicm_kit.errors import DataError, did_you_mean, some
+from dicm_kit.interfaces import Kind, SourceColumn
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Table = Literal["impressions", "items", "users"]
+
+# Kinds of the columns that every source has, by table; `id`: int64 or string. A `?` marks those it may leave out.
+_FIXED: dict[Table, dict[str, str]] = {
+    "impressions": {
+        "user": "id",
+        "item": "id",
+        "time": "int64",
+        "label": "float32",
+        "order": "int64?",
+        "weight": "float32?",
+        "split": "string?",
+        "click_probability": "float64?",
+    },
+    "items": {"item": "id", "picture": "id"},
+    "users": {"user": "id"},
+}
+_NEVER_NULL = ("user", "item", "time", "label", "weight", "split", "click_probability")
+_RANGES: dict[str, tuple[Callable[[np.ndarray], np.ndarray], str]] = {
+    "label": (lambda label: (label == 0) | (label == 1), "neither 0 nor 1"),
+    "weight": (lambda weight: np.isfinite(weight) & (weight >= 0), "not a finite number of at least 0"),
+    "click_probability": (lambda share: (share >= 0) & (share <= 1), "not between 0 and 1"),
+}
+_ROW = "row_number"
+
+
+def ingest(
+    batches: "Iterator[pa.RecordBatch]",
+    table: Table,
+    columns: dict[str, SourceColumn],
+    out: Path,
+    advance: Callable[[int], None],
+) -> None:
+    """Writes one of the source's tables to `out`, whole or not at all, with a column `row_number` that counts from 0.
+
+    Feature columns get the prefix `feature_`. DataError, after the last row, when values are wrong: how many, which.
+    """
+    import pyarrow.parquet as pq
+
+    aside = out.with_name(out.name + ".tmp")
+    problems = _Problems(table)
+    writer: pq.ParquetWriter | None = None
+    row = 0
+    try:
+        for batch in batches:
+            typed = _typed(batch, table, columns, row, None if writer is None else writer.schema)
+            if writer is None:
+                writer = pq.ParquetWriter(aside, typed.schema, compression="lz4")
+            problems.look(typed)
+            writer.write_batch(typed)
+            row += len(batch)
+            advance(len(batch))
+    finally:
+        if writer is not None:
+            writer.close()
+    if writer is None or not row:
+        raise DataError("the data source yields none", where=table, todo="Look at the files it reads.")
+    problems.raise_any()
+    publish(aside, out)
+
+
+def _typed(
+    batch: "pa.RecordBatch", table: Table, columns: dict[str, SourceColumn], row: int, schema: "pa.Schema | None"
+) -> "pa.RecordBatch":
+    """Returns the batch with the columns that are wanted, in the types that are stored."""
+    import pyarrow as pa
+
+    fixed = _FIXED[table]
+    if clash := [name for name in columns if name in fixed]:
+        raise DataError(f"a feature column may not be called {some(clash)}", where=table, todo="Rename it.")
+    needed = [name for name, kind in fixed.items() if not kind.endswith("?")] + list(columns)
+    if missing := [name for name in needed if name not in batch.schema.names]:
+        raise DataError(
+            f"the data source yields no column {some(missing)}",
+            where=table,
+            todo=did_you_mean(missing[0], batch.schema.names) or f"Its columns: {', '.join(batch.schema.names)}.",
+        )
+    kept = {name: _cast(batch[name], kind, table, name) for name, kind in fixed.items() if name in batch.schema.names}
+    kept |= {f"feature_{name}": _cast(batch[name], column.kind, table, name, row) for name, column in columns.items()}
+    kept[_ROW] = pa.array(np.arange(row, row + len(batch)))
+    typed = pa.RecordBatch.from_pydict(kept)
+    if schema is not None and typed.schema != schema:
+        before = {field.name: field.type for field in schema}
+        wrong = [
+            f"{field.name} is {field.type}, before it was {before.get(field.name, 'not there')}"
+            for field in typed.schema
+            if before.get(field.name) != field.type
+        ]
+        raise DataError(
+            f"types change at row {row}: {some(wrong or ['a column is gone'])}",
+            where=table,
+            todo="A column has one type: mend the data source.",
+        )
+    return typed
+
+
+def _cast(column: "pa.Array", kind: "str | Kind", table: Table, name: str, row: int = 0) -> "pa.Array":
+    """Returns a column in the type it is stored in: int64 or string for ids and hashes."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    try:
+        if kind == "number":
+            column = column.cast(pa.float32())
+            if infinite := pc.sum(pc.is_inf(column)).as_py():
+                raise DataError(
+                    f"{infinite} infinite numbers in `{name}` near row {row}", where=table, todo="Leave them null."
+                )
+            return column
+        if kind == "ids":
+            if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):
+                raise TypeError(f"{column.type}; a column of kind `ids` holds lists")
+            return column.cast(pa.list_(_id_type(column.type.value_type)))
+        if kind in ("id", "hash"):
+            return column.cast(_id_type(column.type))
+        return column.cast(pa.type_for_alias(str(kind).removesuffix("?")))
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, TypeError) as error:
+        raise DataError(f"`{name}` has a wrong type: {error}", where=table, todo="Mend the data source.") from error
+
+
+def _id_type(kind: "pa.DataType") -> "pa.DataType":
+    import pyarrow as pa
+
+    if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
+        return pa.int64()
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind):
+        return pa.string()
+    raise TypeError(f"{kind}; ids are whole numbers or strings")
+
+
+class _Problems:
+    """Counts values that cannot be used, with five examples of each kind."""
+
+    def __init__(self, table: Table):
+        self._table, self._counts, self._examples = table, dict[str, int](), dict[str, list[str]]()
+
+    def look(self, batch: "pa.RecordBatch") -> None:
+        """Looks at a batch."""
+        rows = batch[_ROW].to_numpy()
+        for name in _FIXED[self._table]:
+            if name not in batch.schema.names:
+                continue
+            column = batch[name]
+            if name in _NEVER_NULL and column.null_count:
+                null = column.is_null().to_numpy(zero_copy_only=False)
+                self._add(f"`{name}` is null", [f"row {row}" for row in rows[null][:5]], column.null_count)
+                column = column.fill_null(0) if name in _RANGES else column
+            if name in _RANGES:
+                allowed, what = _RANGES[name]
+                values = column.to_numpy(zero_copy_only=False)
+                wrong = np.flatnonzero(~allowed(values))
+                examples = [f"row {rows[index]}: {values[index]:g}" for index in wrong[:5]]
+                self._add(f"`{name}` is {what}", examples, len(wrong))
+
+    def _add(self, what: str, examples: list[str], count: int) -> None:
+        if count:
+            self._counts[what] = self._counts.get(what, 0) + count
+            self._examples.setdefault(what, []).extend(examples)
+
+    def raise_any(self) -> None:
+        """Raises DataError with everything that was found."""
+        if not self._counts:
+            return
+        lines = []
+        for what, count in self._counts.items():
+            lines.append(f"{what} in {count:,} rows ({', '.join(self._examples[what][:5])})")
+        raise DataError(
+            "; ".join(lines), where=self._table, todo="Mend these rows, or leave them out, and prepare again."
+        )

@@ -1,0 +1,193 @@
+"""Sample groups -> lane files, dealt at random, and the counts of each split."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dicm_kit.data.dataset import SPLITS, Split, SplitInfo
+from dicm_kit.data.grouping import GroupOptions, Groups, HistoryOptions, LogRun, group
+from dicm_kit.data.order import LANES, random_lanes
+from dicm_kit.data.ragged import Ragged, offsets_of
+from dicm_kit.data.windows import Array
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+ROW_GROUP = 4_096  # sample groups per row group
+
+
+@dataclass(frozen=True)
+class ItemFacts:
+    """What the counts need to know of each item."""
+
+    has_picture: np.ndarray
+    train_count: np.ndarray
+
+
+def write_lanes(
+    runs: Iterable[LogRun],
+    samples: Path,
+    *,
+    grouping: GroupOptions,
+    history: HistoryOptions,
+    lanes: int,
+    seed: int,
+    items: ItemFacts,
+) -> dict[Split, SplitInfo]:
+    """Writes `samples/<split>/lane-*.parquet`; every lane gets a file, and one group more or less than the others."""
+    counts = {split: np.zeros(len(fields(SplitInfo)), np.int64) for split in SPLITS}
+    with ExitStack() as stack:
+        writers: dict[Split, list[_LaneWriter]] = {}
+        for run in runs:
+            groups = group(run, grouping, history)
+            for number, split in enumerate(SPLITS):
+                mine = np.flatnonzero(groups.split == number)
+                first = int(counts[split][1])
+                lane = random_lanes(first, len(mine), lanes, LANES, seed, number)
+                by_lane = np.argsort(lane, kind="stable")
+                table = _table(run, groups, mine[by_lane])
+                if split not in writers:
+                    paths = [samples / split / f"lane-{each:03d}.parquet" for each in range(lanes)]
+                    writers[split] = [stack.enter_context(_LaneWriter(path, table.schema)) for path in paths]
+                ends = np.cumsum(np.bincount(lane, minlength=lanes)).tolist()
+                for writer, begin, end in zip(writers[split], [0, *ends], ends, strict=False):
+                    writer.add(table.slice(begin, end - begin))
+                counts[split] += _counts(run, groups, mine, items)
+    return {split: SplitInfo(*count.tolist()) for split, count in counts.items()}
+
+
+def _table(run: LogRun, groups: Groups, wanted: np.ndarray) -> "pa.Table":
+    """Returns the wanted groups as rows of a lane file."""
+    import pyarrow as pa
+
+    impressions = groups.impressions.take(wanted)
+    clicks = groups.clicks.take(wanted)
+    ages = Ragged(groups.ages, groups.clicks.offsets).take(wanted)
+    first = impressions.values[impressions.offsets[:-1]]
+
+    def listed(values: Array, offsets: np.ndarray) -> pa.Array:
+        return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), _arrow(values))
+
+    columns = {"user": pa.array(run.user[first])}
+    columns |= {f"user_{name}": _arrow(_rows(values, first)) for name, values in run.user_values.items()}
+    columns["history_item"] = listed(run.item[clicks.values], clicks.offsets)
+    columns["history_age"] = listed(ages.values, ages.offsets)
+    of_impressions: dict[str, Array] = {"item": run.item, "label": run.label, "time": run.time, **run.values}
+    for name, values in of_impressions.items():
+        columns[name] = listed(_rows(values, impressions.values), impressions.offsets)
+    return pa.table(columns)
+
+
+def _rows(values: Array, rows: np.ndarray) -> Array:
+    return values.take(rows) if isinstance(values, Ragged) else values[rows]
+
+
+def _arrow(values: Array) -> "pa.Array":
+    import pyarrow as pa
+
+    if isinstance(values, Ragged):
+        return pa.ListArray.from_arrays(pa.array(values.offsets, pa.int32()), pa.array(values.values))
+    return pa.array(values)
+
+
+def _counts(run: LogRun, groups: Groups, wanted: np.ndarray, items: ItemFacts) -> np.ndarray:
+    """Returns the fields of SplitInfo for the wanted groups."""
+    impressions = groups.impressions.take(wanted)
+    rows, item = impressions.values, run.item[impressions.values]
+    users = np.count_nonzero(np.diff(run.user[rows])) + 1 if len(rows) else 0  # groups come user after user
+    with_history = impressions.lengths[groups.clicks.lengths[wanted] > 0].sum()
+    return np.array(
+        [
+            len(rows),
+            len(wanted),
+            np.count_nonzero(run.label[rows]),
+            users,
+            np.count_nonzero(items.has_picture[item]),
+            with_history,
+            np.count_nonzero(items.train_count[item] == 0),
+        ],
+        np.int64,
+    )
+
+
+class _LaneWriter:
+    """Writes a lane file in row groups of equal size, however the groups come."""
+
+    def __init__(self, path: Path, schema: "pa.Schema"):
+        import pyarrow.parquet as pq
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # plain lists of numbers are read fastest as they are; lz4 takes what it can at the speed of memory
+        self._file: pq.ParquetWriter = pq.ParquetWriter(
+            path, schema, compression="lz4", use_dictionary=False, write_statistics=False
+        )
+        self._waiting: list[pa.Table] = []
+        self._rows = 0
+
+    def __enter__(self) -> "_LaneWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if kind is None and self._rows:
+            self._write(self._rows)
+        self._file.close()
+
+    def add(self, table: "pa.Table") -> None:
+        """Takes the next groups of the lane."""
+        self._waiting.append(table)
+        self._rows += len(table)
+        if self._rows >= ROW_GROUP:
+            self._write(self._rows // ROW_GROUP * ROW_GROUP)
+
+    def _write(self, rows: int) -> None:
+        import pyarrow as pa
+
+        table = pa.concat_tables(self._waiting)
+        self._file.write_table(table.slice(0, rows), row_group_size=ROW_GROUP)
+        # copied, so that the rest does not keep the whole table alive
+        rest = table.slice(rows)
+        self._waiting = [rest.take(np.arange(len(rest)))] if len(rest) else []
+        self._rows -= rows
+
+
+def sorted_runs(file: "pq.ParquetFile", impressions: int) -> Iterator[LogRun]:
+    """Yields the sorted log in runs of whole users, of about `impressions` each (more where one user has more)."""
+    import pyarrow as pa
+
+    table: pa.Table | None = None
+    for batch in file.iter_batches(impressions, use_threads=False):
+        more = pa.Table.from_batches([batch])
+        table = more if table is None else pa.concat_tables([table, more])
+        user = table["user"].to_numpy()
+        cut = len(user) - int(np.argmax(user[::-1] != user[-1]))  # the last user may go on
+        if cut < len(user):
+            yield _run(table.slice(0, cut))
+            table = table.slice(cut)
+    if table is not None:
+        yield _run(table)
+
+
+def _run(table: "pa.Table") -> LogRun:
+    def array(name: str) -> Array:
+        import pyarrow as pa
+
+        column = table[name].combine_chunks()
+        column = pa.concat_arrays(column.chunks) if isinstance(column, pa.ChunkedArray) else column
+        if pa.types.is_list(column.type):
+            return Ragged(column.flatten().to_numpy(), offsets_of(np.diff(column.offsets.to_numpy())))
+        return column.to_numpy()
+
+    fixed = {name: array(name) for name in ("user", "time", "item", "label", "split")}
+    given = [name for name in ("weight", "click_probability") if name in table.column_names]
+    given += [name for name in table.column_names if name.startswith("context_")]
+    users = [name for name in table.column_names if name.startswith("user_")]
+    return LogRun(
+        **fixed,  # type: ignore[arg-type]
+        values={name: array(name) for name in given},
+        user_values={name.removeprefix("user_"): array(name) for name in users},
+    )

@@ -1,0 +1,62 @@
+"""A source's pictures -> shards by partition, the key of each name, and a list of those that cannot be used."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dicm_kit.data.steps import publish
+from dicm_kit.shards import ShardWriter, check_picture
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+REJECTED = "rejected.parquet"
+_AT_ONCE = 256
+_THREADS = 2  # decoding leaves Python's lock; more would not wait for the one stream any less
+
+
+def store_pictures(
+    pictures: Iterable[tuple[str, bytes]], images: Path, names: Path, partitions: int, advance: Callable[[int], None]
+) -> None:
+    """Writes the shards into `images` and name -> key into `names`; a picture with a reason against it has key 0.
+
+    An interrupted call that is repeated finds its whole shards again (see ShardWriter).
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.schema([("name", pa.string()), ("key", pa.int64()), ("reason", pa.string())])
+    aside = names.with_name(names.name + ".tmp")
+    with (
+        ThreadPoolExecutor(_THREADS) as pool,
+        ShardWriter(images, partitions) as shards,
+        pq.ParquetWriter(aside, schema) as table,
+    ):
+        for some in _runs(pictures):
+            reasons = list(pool.map(check_picture, [data for _, data in some]))
+            keys = [
+                shards.add(name, data) if reason is None else 0
+                for (name, data), reason in zip(some, reasons, strict=True)
+            ]
+            rows = {"name": [name for name, _ in some], "key": keys, "reason": reasons}
+            table.write_table(pa.table(rows, schema=schema))
+            advance(len(some))
+    publish(aside, names)
+
+
+def fingerprint_of(keys: "pa.ChunkedArray") -> tuple[int, str]:
+    """Returns how many distinct pictures there are, and 16 hex digits that change whenever the set does."""
+    distinct = np.unique(keys.to_numpy())
+    distinct = distinct[distinct != 0]
+    return len(distinct), hashlib.sha256(distinct.astype("<i8").tobytes()).hexdigest()[:16]
+
+
+def _runs(pictures: Iterable[tuple[str, bytes]]) -> Iterator[list[tuple[str, bytes]]]:
+    stream = iter(pictures)
+    while some := list(islice(stream, _AT_ONCE)):
+        yield some
