@@ -4,6 +4,7 @@ Only the standard library is imported at the top: `dicm --help` must not wait fo
 """
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -133,7 +134,7 @@ Next: dicm check recipes/quickstart.yaml
 
 def _recipe_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe")
-    parser.add_argument("overrides", nargs="*")
+    parser.add_argument("overrides", nargs="*", default=[])
 
 
 def _run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -212,7 +213,7 @@ def _cp(options: argparse.Namespace) -> None:
 
 def _check_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what")
-    parser.add_argument("overrides", nargs="*")
+    parser.add_argument("overrides", nargs="*", default=[])
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -235,7 +236,7 @@ def _check_recipe(name: str, overrides: Sequence[str]) -> None:
     loaded = load(find_recipe(name), overrides)
     rehearse(loaded)
     print(f"{loaded.path} is in order.\n\n{plan(loaded)}\n")
-    print(f"Next: {' '.join(['dicm run', str(loaded.path), *overrides])}")
+    print(f"Next: dicm run {shlex.join([str(loaded.path), *overrides])}")
 
 
 def _check_dataset(folder: Path) -> None:

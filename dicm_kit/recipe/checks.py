@@ -36,6 +36,10 @@ def findings(recipe: Recipe, bad: set[Path]) -> Iterator[Finding]:
 _LEAST: dict[str, float] = {
     "seed": 0,
     "data.workers": 0,
+    "data.group.session_minutes": 1,
+    "data.history.max_length": 1,
+    "data.split.test": 0,
+    "data.split.validation": 0,
     "data.lanes": 1,
     "data.partitions": 1,
     "data.min_count": 1,
@@ -54,6 +58,7 @@ _LEAST: dict[str, float] = {
     "optimizer.decay.every": 1,
 }
 _ABOVE_ZERO = (
+    "data.history.max_age_days",
     "optimizer.dense.lr",
     "optimizer.ids.lr",
     "optimizer.backbone.lr",
@@ -109,6 +114,14 @@ def _sizes(recipe: Recipe, good: Callable[..., bool]) -> Iterator[Finding]:
             ("trainer", "devices"),
             f"{ranks} ranks cannot share {data.lanes} lanes",
             f"Set `data.lanes` to {ranks} or a multiple, or train on fewer ranks.",
+        )
+    if good("data.lanes") and data.lanes > 256:
+        yield Finding(("data", "lanes"), f"`data.lanes` may be 256 at most, got {data.lanes}: each is an open file")
+    if good("data.split", "checkpoint.monitor") and data.split.validation == 0 and recipe.checkpoint.monitor:
+        yield Finding(
+            ("checkpoint", "monitor"),
+            f"`checkpoint.monitor: {recipe.checkpoint.monitor}` needs a validation split",
+            "Set `data.split.validation` to 1 or more, or `checkpoint.monitor: null`.",
         )
     if good("trainer.max_epochs", "trainer.max_steps") and trainer.max_epochs is None and trainer.max_steps is None:
         yield Finding(("trainer", "max_steps"), "training would never end: `max_epochs` and `max_steps` are both null")

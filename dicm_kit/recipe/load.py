@@ -131,7 +131,7 @@ def _fill_shared(recipe: Recipe) -> None:
 
 def _plain(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
-        plain = {}
+        plain: dict[str, Any] = {}
         shared = getattr(value, "share", None) is not None
         for each in fields(value):
             inner = getattr(value, each.name)

@@ -245,8 +245,8 @@ class CheckpointSection:
     """Steps between two checkpoints to resume from; null: after each validation."""
     keep: int = 3
     """How many checkpoints stay on disk."""
-    monitor: Literal["val/gauc", "val/auc", "val/gauc_unweighted", "val/log_loss"] = "val/gauc"
-    """What the best checkpoint is best at."""
+    monitor: Literal["val/gauc", "val/auc", "val/gauc_unweighted", "val/log_loss"] | None = "val/gauc"
+    """What the best checkpoint is best at; null: the last one counts, as without a validation split."""
 
 
 @dataclass(kw_only=True)

@@ -25,6 +25,8 @@ class Scalar:
     mark: Mark
     value: object
     raw: str
+    broken: bool = False
+    """Its environment variable is not set or it is no interpolation; reported already."""
 
 
 @dataclass
@@ -142,7 +144,9 @@ def _tree(text: str, mark: Mark | None, problems: list[Problem]) -> Tree | None:
     except yaml.MarkedYAMLError as error:
         where = error.problem_mark or error.context_mark
         line = where.line + 1 if where else 1
-        problems.append(Problem(mark or Mark(line), f"this is not YAML: {error.problem or error.context}"))
+        source = text.splitlines()[line - 1 : line]
+        todo = "Quote it: `'${oc.env:NAME}'`." if "${" in "".join(source) else None
+        problems.append(Problem(mark or Mark(line), f"this is not YAML: {error.problem or error.context}", todo))
         return None
     except yaml.YAMLError as error:  # a character YAML does not know
         problems.append(Problem(mark or Mark(1), f"this is not YAML: {' '.join(str(error).split())}"))
@@ -177,7 +181,10 @@ def _read(node: yaml.Node, mark: Mark | None, problems: list[Problem]) -> Tree:
 
 
 def _scalar(raw: str, style: str | None, mark: Mark, problems: list[Problem]) -> Scalar:
+    count = len(problems)
     raw = _with_environment(raw, mark, problems)
+    if len(problems) > count:
+        return Scalar(mark, raw, raw, broken=True)
     if style is not None:
         return Scalar(mark, raw, raw)
     value: object = raw

@@ -72,6 +72,9 @@ class Reader:
 
     def _value(self, key: Key, annotation: Any, tree: Tree, path: Path, mark: Mark) -> Any:
         inner, optional = without_null(annotation)
+        if any(each.broken for each in scalars(tree)) and not is_dataclass(inner) and get_origin(inner) is not dict:
+            self.bad.add(path)
+            return _BAD
         if isinstance(tree, Scalar) and tree.raw == "???":
             todo = f"Write it into the recipe, or give it on the command line: `{dotted(path)}=...`."
             return self._problem(mark, path, f"`{dotted(path)}` must be given", todo)
@@ -139,7 +142,7 @@ class Reader:
     # --- sections ---
 
     def _section(self, section: type, tree: Tree, path: Path, mark: Mark) -> Any:
-        kind = getattr(section, "kind", None)
+        kind: str | None = getattr(section, "kind", None)
         if not isinstance(tree, Section):
             todo = "Leave it out, or write its keys."
             if kind:
@@ -148,8 +151,8 @@ class Reader:
         own = keys_of(section)
         component = self._component(kind, own, tree, path, mark) if kind else None
         theirs = self._config_keys(component, path, mark) if component else {}
-        for name in own.keys() & theirs.keys():
-            what = f"`{name}` is a key of `{dotted(path)}` itself and of {KINDS[kind].noun} `{component.name}`"
+        for name in sorted(own.keys() & theirs.keys()):
+            what = f"`{name}` is a key of `{dotted(path)}` itself and of the chosen component"
             self._problem(mark, (*path, name), what, "Its plugin must rename it.")
         self._unknown_keys(section, component, own, theirs, tree, path)
         if kind and "name" in own and "share" in tree.entries:
@@ -166,8 +169,8 @@ class Reader:
         entry = tree.entries.get("name")
         if "share" in own and "share" in tree.entries:
             return None  # the other feature's encoder is used
-        if entry is None or not isinstance(entry.value, Scalar) or entry.value.value is None:
-            return None  # reported as missing or of the wrong type
+        if entry is None or not isinstance(entry.value, Scalar) or entry.value.value is None or entry.value.broken:
+            return None  # reported where it is read
         try:
             return self._registry.find(kind, entry.value.raw)
         except PluginError as error:
@@ -255,7 +258,7 @@ class Reader:
                 )
             except ValueError as error:
                 self._problem(mark, path, f"`{dotted(path)}`: {error}")
-        partial = object.__new__(cls)
+        partial: Any = object.__new__(cls)
         for each in fields(cls):
             default = None if each.default is MISSING else each.default
             object.__setattr__(partial, each.name, values.get(each.name, default))
