@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _ROUND_TO = 8
+_KEY = "picture_key"  # prepare lets no column be called so
 
 
 @dataclass(frozen=True)
@@ -47,20 +48,64 @@ class ColumnsUsed:
 
 
 @dataclass(frozen=True)
-class ItemTables:
-    """Item columns as arrays with one row more than items: the last one, all 0, is that of empty history slots."""
+class ItemTable:
+    """Item columns, to be looked up by row. One row more than items: the last, all 0, is that of empty history slots.
 
-    columns: dict[str, Array]
-    picture_key: np.ndarray
+    Whole-number columns stand side by side, so that an item's values are one place in memory, not one per column.
+    """
+
+    names: tuple[str, ...]
+    whole: np.ndarray
+    """[items + 1, names] int64"""
+    others: dict[str, Array]
+    """Numbers (float32) and bags."""
 
     @classmethod
-    def read(cls, dataset: Dataset, names: Sequence[str]) -> "ItemTables":
-        """Returns the named columns, and the picture keys."""
-        table = dataset.items
-        columns = {name: _with_empty(table[name], dataset.item[name]) for name in dict.fromkeys(names)}
-        keys = _with_empty(table["picture_key"], ColumnInfo("id"))
-        assert isinstance(keys, np.ndarray)
-        return cls(columns, keys)
+    def read(cls, dataset: Dataset, names: Sequence[str], keys: bool) -> "ItemTable":
+        """Returns the named columns, and as `picture_key` the picture keys, if wanted."""
+        infos = {name: dataset.item[name] for name in names} | ({_KEY: ColumnInfo("hash")} if keys else {})
+        columns = {name: _with_empty(dataset.items[name], info) for name, info in infos.items()}
+        whole = tuple(name for name, info in infos.items() if info.kind in ("id", "hash"))
+        stack = np.empty((dataset.num_items + 1, len(whole)), np.int64)
+        for index, name in enumerate(whole):
+            stack[:, index] = columns[name]  # type: ignore[assignment]
+        return cls(whole, stack, {name: column for name, column in columns.items() if name not in whole})
+
+    def look_up(self, rows: np.ndarray) -> Columns:
+        """Returns all columns, each in the shape of `rows`."""
+        found: Columns = {}
+        if self.names:
+            # "clip" writes straight into `out`; the reader has checked that all rows exist
+            taken = np.empty((rows.size, len(self.names)), np.int64)
+            np.take(self.whole, rows.ravel(), axis=0, out=taken, mode="clip")
+            by_column = np.ascontiguousarray(taken.T)
+            found |= {
+                name: torch.from_numpy(column.reshape(rows.shape))
+                for name, column in zip(self.names, by_column, strict=True)
+            }
+        for name, values in self.others.items():
+            if isinstance(values, Ragged):
+                bag = values.take(rows.ravel())
+                found[name] = Bag(torch.from_numpy(bag.values), torch.from_numpy(bag.offsets), rows.shape)
+            else:
+                found[name] = torch.from_numpy(np.take(values, rows))
+        return found
+
+
+@dataclass(frozen=True)
+class ItemTables:
+    """What is joined to targets and to histories."""
+
+    target: ItemTable
+    history: ItemTable
+
+    @classmethod
+    def read(cls, dataset: Dataset, used: ColumnsUsed) -> "ItemTables":
+        """Returns the columns that are used."""
+        return cls(
+            ItemTable.read(dataset, used.target, used.target_picture),
+            ItemTable.read(dataset, used.history, used.history_picture),
+        )
 
 
 @dataclass(frozen=True)
@@ -101,22 +146,24 @@ def collate(slices: Sequence[Slice], tables: ItemTables, used: ColumnsUsed, widt
     age_GL = _wide([each.window.history_age[rows, :L] for each, rows in zip(slices, groups, strict=True)], np.float32)
     item_N = _wide([each.window.item[each.start : each.stop] for each in slices], np.int64)
     group_N = _groups_of_impressions(slices, groups)
+    target, history = tables.target.look_up(item_N), tables.history.look_up(item_GL)
+    target_key_N, history_key_GL = _key(target, item_N), _key(history, item_GL)
     user_G = of_groups(lambda window: window.user)
     assert isinstance(user_G, np.ndarray)
 
     return Batch(
         group_N=torch.from_numpy(group_N),
         user={name: _column(of_groups(lambda window, name=name: window.of_group[name])) for name in used.user},  # type: ignore[misc]
-        target={name: _looked_up(tables.columns[name], item_N) for name in used.target},
+        target=target,
         context={
             name: _column(of_impressions(lambda window, name=name: window.of_impression[name]))  # type: ignore[misc]
             for name in used.context
         },
-        history={name: _looked_up(tables.columns[name], item_GL) for name in used.history},
+        history=history,
         mask_GL=torch.from_numpy(np.arange(L) < length_G[:, None]),
         age_GL=torch.from_numpy(age_GL),
-        target_key_N=_keys(tables, item_N, used.target_picture),
-        history_key_GL=_keys(tables, item_GL, used.history_picture),
+        target_key_N=target_key_N,
+        history_key_GL=history_key_GL,
         label_N=_tensor(of_impressions(lambda window: window.label), torch.float32),
         weight_N=_tensor(of_impressions(lambda window: window.weight), torch.float32),
         user_id_N=torch.from_numpy(user_G.astype(np.int64, copy=False)[group_N]),
@@ -182,20 +229,11 @@ def _groups_of_impressions(slices: Sequence[Slice], groups: list[slice]) -> np.n
     return out
 
 
-def _looked_up(table: Array, rows: np.ndarray) -> Column:
-    """Returns what `table` holds at `rows`, in the shape of `rows`."""
-    if isinstance(table, Ragged):
-        taken = table.take(rows.ravel())
-        return Bag(torch.from_numpy(taken.values), torch.from_numpy(taken.offsets), rows.shape)
-    out = np.empty(rows.shape, table.dtype)
-    # "clip" looks up straight into `out`; the reader has checked that all rows exist
-    return torch.from_numpy(np.take(table, rows, out=out, mode="clip"))
-
-
-def _keys(tables: ItemTables, rows: np.ndarray, used: bool) -> Tensor:
-    if not used:
+def _key(found: Columns, rows: np.ndarray) -> Tensor:
+    """Takes the picture keys out of what was looked up; zeros where they are not used."""
+    keys = found.pop(_KEY, None)
+    if keys is None:
         return torch.zeros(rows.shape, dtype=torch.int64)
-    keys = _looked_up(tables.picture_key, rows)
     assert isinstance(keys, Tensor)
     return keys
 

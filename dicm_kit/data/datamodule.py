@@ -91,7 +91,7 @@ class CtrDataModule(LightningDataModule):
 
     def _loader(self, split: Split, shuffle: bool = False) -> "BatchLoader":
         if self._tables is None:  # once for all loaders, and before workers are forked
-            self._tables = ItemTables.read(self.dataset, self.columns.target + self.columns.history)
+            self._tables = ItemTables.read(self.dataset, self.columns)
         trainer = self.trainer
         return BatchLoader(
             self,

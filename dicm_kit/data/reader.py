@@ -65,7 +65,7 @@ def read_batches(
             todo="Use fewer ranks, or prepare the dataset with as many lanes as ranks or more.",
         )
     columns.check(dataset)
-    tables = tables or ItemTables.read(dataset, columns.target + columns.history)
+    tables = tables or ItemTables.read(dataset, columns)
     width = max(1, min(max_history, dataset.history_max_length))
     wanted = WindowColumns(columns.user, columns.context, width, dataset.num_items)
     files = _lane_files(dataset, split)

@@ -239,14 +239,14 @@ def _shuffled(window: Window, groups: np.ndarray) -> Window:
         group_of = np.repeat(np.arange(num_groups), sizes[groups])
 
     def moved(column: Array, rows: np.ndarray) -> Array:
-        return column.take(rows) if isinstance(column, Ragged) else column[rows]
+        return column.take(rows) if isinstance(column, Ragged) else np.take(column, rows, axis=0)
 
     return Window(
         group_of=group_of,
         user=window.user[groups],
         history_length=window.history_length[groups],
-        history_item=window.history_item[groups],
-        history_age=window.history_age[groups],
+        history_item=np.take(window.history_item, groups, axis=0),
+        history_age=np.take(window.history_age, groups, axis=0),
         of_group={name: moved(column, groups) for name, column in window.of_group.items()},
         item=window.item[impressions],
         label=window.label[impressions],
