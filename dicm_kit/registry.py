@@ -203,7 +203,9 @@ class Registry:
             self._manager.check_pending()
         except pluggy.PluginValidationError as error:
             reason = str(error).strip().splitlines()[-1]
-            raise PluginError(f"plugin {plugin} has a hook that cannot be called: {reason}") from error
+            raise PluginError(
+                f"plugin {plugin} has a hook that cannot be called: {reason}", todo="Hooks take no arguments."
+            ) from error
         for hook in hooks:
             try:
                 components = getattr(module, hook)()
@@ -354,7 +356,13 @@ def _hooks(manager: pluggy.PluginManager, plugin: Plugin, module: ModuleType) ->
 
 def _checked(plugin: Plugin, hook: str, components: object) -> list[Component[Any]]:
     if not isinstance(components, list) or not all(isinstance(each, Component) for each in components):
-        raise PluginError(f"`{hook}` of plugin {plugin} must return a list of `Component`, got {components!r}")
+        wrong = components
+        if isinstance(components, list):
+            wrong = next(each for each in components if not isinstance(each, Component))
+        raise PluginError(
+            f"`{hook}` of plugin {plugin} must return a list of `Component`, got a {type(wrong).__name__}",
+            todo="Write `return [Component(name=..., config=..., build=...)]`.",
+        )
     for each in components:
         if not isinstance(each.name, str) or not re.fullmatch(r"[a-z][a-z0-9_]*", each.name):
             raise PluginError(

@@ -119,12 +119,12 @@ def _sizes(recipe: Recipe, good: Callable[..., bool]) -> Iterator[Finding]:
         yield Finding(("data", "lanes"), f"`data.lanes` may be 256 at most, got {data.lanes}: each is an open file")
     if good("data.split", "checkpoint.monitor") and data.split.validation == 0 and recipe.checkpoint.monitor:
         yield Finding(
-            ("checkpoint", "monitor"),
+            ("data", "split", "validation"),
             f"`checkpoint.monitor: {recipe.checkpoint.monitor}` needs a validation split",
             "Set `data.split.validation` to 1 or more, or `checkpoint.monitor: null`.",
         )
     if good("trainer.max_epochs", "trainer.max_steps") and trainer.max_epochs is None and trainer.max_steps is None:
-        yield Finding(("trainer", "max_steps"), "training would never end: `max_epochs` and `max_steps` are both null")
+        yield Finding(("trainer", "max_epochs"), "training would never end: `max_epochs` and `max_steps` are both null")
 
 
 def _sharing(recipe: Recipe, bad: set[Path]) -> Iterator[Finding]:
@@ -137,9 +137,10 @@ def _sharing(recipe: Recipe, bad: set[Path]) -> Iterator[Finding]:
         share = getattr(section, "share", None)
         if share is None or (*path, "share") in bad:
             continue
+        other_path = ("features", *share.split("."))
+        if any(each == other_path[: len(each)] or each[: len(other_path)] == other_path for each in bad):
+            continue  # it has a problem of its own
         if share not in known:
-            if ("features", *share.split(".")) in {each[:3] for each in bad}:
-                continue  # it is there, but it has a problem of its own
             near = did_you_mean(share, known) or "Write it like `share: target.item_id`."
             listed = f" Features: {some(sorted(known), 20)}." if known else ""
             yield Finding((*path, "share"), f"`share` names no feature: `{share}`", near + listed)
@@ -149,7 +150,7 @@ def _sharing(recipe: Recipe, bad: set[Path]) -> Iterator[Finding]:
         if section.name is not None and other.name is not None and section.name != other.name:
             yield Finding(
                 (*path, "name"),
-                f"`{dotted(path)}` is a `{section.name}`, but `{share}`, which it shares, is a `{other.name}`",
+                f"`{dotted(path)}` has name `{section.name}`, but `{share}`, which it shares, has `{other.name}`",
                 f"Write `{{share: {share}}}` alone.",
             )
 

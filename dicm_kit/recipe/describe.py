@@ -146,7 +146,7 @@ def plan(loaded: LoadedRecipe) -> str:
     data = recipe.data
     there = "there already" if Path(data.out, "dataset.yaml").is_file() else "to be prepared"
     steps = f", at most {trainer.max_steps} steps" if trainer.max_steps else ""
-    length = f"{trainer.max_epochs} epochs" if trainer.max_epochs else "no limit of epochs"
+    length = _counted(trainer.max_epochs, "epoch") if trainer.max_epochs else "no limit of epochs"
     rows = [
         ("data", f"{data.name} -> {data.out} ({there}); histories of {data.history.max_length}, {data.lanes} lanes"),
         ("features", "; ".join(_features(recipe)) or "none"),
@@ -194,9 +194,13 @@ def _interest(recipe: Recipe) -> Iterator[str]:
 
 def _where(recipe: Recipe) -> str:
     trainer = recipe.trainer
-    devices = "all devices" if trainer.devices == -1 else f"{trainer.devices} rank{'s' if trainer.devices > 1 else ''}"
+    devices = "all devices" if trainer.devices == -1 else _counted(trainer.devices, "rank")
     nodes = f" on each of {trainer.num_nodes} machines" if trainer.num_nodes > 1 else ""
     return f"{devices}{nodes} ({trainer.strategy}, {trainer.accelerator})"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 # --- the reference page ---

@@ -56,8 +56,8 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> LoadedRecipe:
     for index, argument in enumerate(overrides):
         override(tree, argument, index, problems)
     _check_format(tree, str(path), text, overrides)
-    registry = _registry(tree, path.parent, problems)
-    reader = typed.Reader(registry, problems)
+    registry, unloaded = _registry(tree, path.parent, problems)
+    reader = typed.Reader(registry, problems, unloaded)
     recipe = reader.recipe(tree)
     for found in checks.findings(recipe, reader.bad):
         problems.append(Problem(typed.mark_of(tree, found.path), found.what, found.todo))
@@ -107,17 +107,19 @@ def _check_format(tree: Section, name: str, text: str, overrides: Sequence[str])
     raise report(name, text, overrides, [Problem(entry.mark, what, todo)])
 
 
-def _registry(tree: Section, base: Path, problems: list[Problem]) -> Registry:
-    """Returns a registry with the listed plugins that load; the others are problems at their lines."""
+def _registry(tree: Section, base: Path, problems: list[Problem]) -> tuple[Registry, list[str]]:
+    """Returns a registry with the listed plugins that load, and the names of the others: problems at their lines."""
     registry = Registry(base)
+    unloaded = []
     entry = tree.entries.get("plugins")
     for item in entry.value.items if entry and isinstance(entry.value, Items) else []:
         if isinstance(item, Scalar) and item.value is not None:
             try:
                 registry.add(item.raw)
             except PluginError as error:
+                unloaded.append(item.raw)
                 problems.append(Problem(item.mark, error.what, error.todo))
-    return registry
+    return registry, unloaded
 
 
 def _fill_shared(recipe: Recipe) -> None:
@@ -152,7 +154,8 @@ def find_recipe(name: str) -> Path:
     for candidate in (Path(name), Path("recipes", name), Path("recipes", f"{name}.yaml")):
         if candidate.is_file():
             return candidate
-    here = [str(each) for each in sorted(Path("recipes").rglob("*.yaml"))]
-    near = get_close_matches(name, [*here, *(Path(each).stem for each in here)], n=1, cutoff=0.5)
-    todo = f"Did you mean `{near[0]}`?" if near else "Paths are looked up from the current folder."
+    here = sorted(Path("recipes").rglob("*.yaml"))
+    known = {str(each): each for each in here} | {each.stem: each for each in here}
+    near = get_close_matches(name, known, n=1, cutoff=0.6)
+    todo = f"Did you mean `{known[near[0]]}`?" if near else "Paths are looked up from the current folder."
     raise RecipeError("there is no such recipe", where=name, todo=todo)

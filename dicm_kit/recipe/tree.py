@@ -146,7 +146,10 @@ def _tree(text: str, mark: Mark | None, problems: list[Problem]) -> Tree | None:
         line = where.line + 1 if where else 1
         source = text.splitlines()[line - 1 : line]
         todo = "Quote it: `'${oc.env:NAME}'`." if "${" in "".join(source) else None
-        problems.append(Problem(mark or Mark(line), f"this is not YAML: {error.problem or error.context}", todo))
+        what = f"this is not YAML: {error.problem or error.context}"
+        if error.problem and error.context and error.context_mark:
+            what += f" {error.context} that starts in line {error.context_mark.line + 1}"
+        problems.append(Problem(mark or Mark(line), what, todo))
         return None
     except yaml.YAMLError as error:  # a character YAML does not know
         problems.append(Problem(mark or Mark(1), f"this is not YAML: {' '.join(str(error).split())}"))

@@ -4,6 +4,7 @@ Values are converted by OmegaConf's structured configs; here are the lines, the 
 the texts.
 """
 
+from collections.abc import Sequence
 from dataclasses import MISSING, fields, is_dataclass, make_dataclass
 from typing import Any, get_args, get_origin
 
@@ -51,11 +52,12 @@ class Reader:
     """Reads sections; `problems` holds what is wrong, `bad` the paths that have no usable value, `notes` what a
     person should know though it is no mistake."""
 
-    def __init__(self, registry: Registry, problems: list[Problem]):
+    def __init__(self, registry: Registry, problems: list[Problem], unloaded: Sequence[str] = ()):
         self.problems = problems
         self.bad: set[Path] = set()
         self.notes: list[str] = []
         self._registry = registry
+        self._unloaded = unloaded
 
     def recipe(self, tree: Section) -> Recipe:
         """Returns the recipe; where `problems` has grown, with None or defaults in the places at fault."""
@@ -174,7 +176,8 @@ class Reader:
         try:
             return self._registry.find(kind, entry.value.raw)
         except PluginError as error:
-            self._problem(entry.mark, (*path, "name"), error.what, error.todo)
+            maybe = f" Or it comes from {some(self._unloaded)}, which did not load." if self._unloaded else ""
+            self._problem(entry.mark, (*path, "name"), error.what, f"{error.todo}{maybe}")
             return None
 
     def _config_keys(self, component: Component[Any], path: Path, mark: Mark) -> dict[str, Key]:
