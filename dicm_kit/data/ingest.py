@@ -1,17 +1,19 @@
 """A source's streams -> checked Parquet files with one type per column: what duckdb then joins and sorts."""
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from dicm_kit.data.steps import publish
+from dicm_kit.data.steps import parquet_file, publish
 from dicm_kit.errors import DataError, did_you_mean, some
 from dicm_kit.interfaces import Kind, SourceColumn
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 Table = Literal["impressions", "items", "users"]
 
@@ -45,29 +47,27 @@ def ingest(
     columns: dict[str, SourceColumn],
     out: Path,
     advance: Callable[[int], None],
+    *,
+    needed: tuple[str, ...] = (),
 ) -> None:
     """Writes one of the source's tables to `out`, whole or not at all, with a column `row_number` that counts from 0.
 
-    Feature columns get the prefix `feature_`. DataError, after the last row, when values are wrong: how many, which.
+    Feature columns get the prefix `feature_`; `needed`: fixed columns that may not be left out this
+    time. DataError, after the last row, when values are wrong: how many, which.
     """
-    import pyarrow.parquet as pq
-
     aside = out.with_name(out.name + ".tmp")
     problems = _Problems(table)
     writer: pq.ParquetWriter | None = None
     row = 0
-    try:
+    with ExitStack() as stack:
         for batch in batches:
-            typed = _typed(batch, table, columns, row, None if writer is None else writer.schema)
+            typed = _typed(batch, table, columns, needed, row, None if writer is None else writer.schema)
             if writer is None:
-                writer = pq.ParquetWriter(aside, typed.schema, compression="lz4")
+                writer = stack.enter_context(parquet_file(aside, typed.schema, compression="lz4"))
             problems.look(typed)
             writer.write_batch(typed)
             row += len(batch)
             advance(len(batch))
-    finally:
-        if writer is not None:
-            writer.close()
     if writer is None or not row:
         raise DataError("the data source yields none", where=table, todo="Look at the files it reads.")
     problems.raise_any()
@@ -75,7 +75,12 @@ def ingest(
 
 
 def _typed(
-    batch: "pa.RecordBatch", table: Table, columns: dict[str, SourceColumn], row: int, schema: "pa.Schema | None"
+    batch: "pa.RecordBatch",
+    table: Table,
+    columns: dict[str, SourceColumn],
+    needed: tuple[str, ...],
+    row: int,
+    schema: "pa.Schema | None",
 ) -> "pa.RecordBatch":
     """Returns the batch with the columns that are wanted, in the types that are stored."""
     import pyarrow as pa
@@ -83,8 +88,8 @@ def _typed(
     fixed = _FIXED[table]
     if clash := [name for name in columns if name in fixed]:
         raise DataError(f"a feature column may not be called {some(clash)}", where=table, todo="Rename it.")
-    needed = [name for name, kind in fixed.items() if not kind.endswith("?")] + list(columns)
-    if missing := [name for name in needed if name not in batch.schema.names]:
+    wanted = [name for name, kind in fixed.items() if name in needed or not kind.endswith("?")] + list(columns)
+    if missing := [name for name in wanted if name not in batch.schema.names]:
         raise DataError(
             f"the data source yields no column {some(missing)}",
             where=table,

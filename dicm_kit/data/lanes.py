@@ -1,7 +1,7 @@
 """Sample groups -> lane files, dealt at random, and the counts of each split."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ from dicm_kit.data.dataset import SPLITS, Split, SplitInfo
 from dicm_kit.data.grouping import GroupOptions, Groups, HistoryOptions, LogRun, group
 from dicm_kit.data.order import LANES, random_lanes
 from dicm_kit.data.ragged import Ragged, offsets_of
+from dicm_kit.data.steps import parquet_file
 from dicm_kit.data.windows import Array
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def write_lanes(
                 table = _table(run, groups, mine[by_lane])
                 if split not in writers:
                     paths = [samples / split / f"lane-{each:03d}.parquet" for each in range(lanes)]
-                    writers[split] = [stack.enter_context(_LaneWriter(path, table.schema)) for path in paths]
+                    writers[split] = [stack.enter_context(_lane_file(path, table.schema)) for path in paths]
                 ends = np.cumsum(np.bincount(lane, minlength=lanes)).tolist()
                 for writer, begin, end in zip(writers[split], [0, *ends], ends, strict=False):
                     writer.add(table.slice(begin, end - begin))
@@ -115,27 +116,23 @@ def _counts(run: LogRun, groups: Groups, wanted: np.ndarray, items: ItemFacts) -
     )
 
 
+@contextmanager
+def _lane_file(path: Path, schema: "pa.Schema") -> "Iterator[_LaneWriter]":
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # plain lists of numbers are read fastest as they are; lz4 takes what it can at the speed of memory
+    with parquet_file(path, schema, compression="lz4", use_dictionary=False, write_statistics=False) as file:
+        writer = _LaneWriter(file)
+        yield writer
+        writer.finish()
+
+
 class _LaneWriter:
     """Writes a lane file in row groups of equal size, however the groups come."""
 
-    def __init__(self, path: Path, schema: "pa.Schema"):
-        import pyarrow.parquet as pq
-
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # plain lists of numbers are read fastest as they are; lz4 takes what it can at the speed of memory
-        self._file: pq.ParquetWriter = pq.ParquetWriter(
-            path, schema, compression="lz4", use_dictionary=False, write_statistics=False
-        )
+    def __init__(self, file: "pq.ParquetWriter"):
+        self._file = file
         self._waiting: list[pa.Table] = []
         self._rows = 0
-
-    def __enter__(self) -> "_LaneWriter":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        if kind is None and self._rows:
-            self._write(self._rows)
-        self._file.close()
 
     def add(self, table: "pa.Table") -> None:
         """Takes the next groups of the lane."""
@@ -143,6 +140,11 @@ class _LaneWriter:
         self._rows += len(table)
         if self._rows >= ROW_GROUP:
             self._write(self._rows // ROW_GROUP * ROW_GROUP)
+
+    def finish(self) -> None:
+        """Writes what is left."""
+        if self._rows:
+            self._write(self._rows)
 
     def _write(self, rows: int) -> None:
         import pyarrow as pa

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dicm_kit.data.steps import publish
+from dicm_kit.data.steps import parquet_file, publish
 from dicm_kit.shards import ShardWriter, check_picture
 
 if TYPE_CHECKING:
@@ -28,14 +28,13 @@ def store_pictures(
     An interrupted call that is repeated finds its whole shards again (see ShardWriter).
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     schema = pa.schema([("name", pa.string()), ("key", pa.int64()), ("reason", pa.string())])
     aside = names.with_name(names.name + ".tmp")
     with (
         ThreadPoolExecutor(_THREADS) as pool,
         ShardWriter(images, partitions) as shards,
-        pq.ParquetWriter(aside, schema) as table,
+        parquet_file(aside, schema) as table,
     ):
         for some in _runs(pictures):
             reasons = list(pool.map(check_picture, [data for _, data in some]))

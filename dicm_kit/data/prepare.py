@@ -140,8 +140,14 @@ class _Preparation:
         self.steps.run(name, step)
 
     def _ingest_impressions(self) -> None:
-        columns = self.source.columns.context
-        ingest(self.source.impressions(), "impressions", columns, self.work / "impressions.parquet", self.show.advance)
+        ingest(
+            self.source.impressions(),
+            "impressions",
+            self.source.columns.context,
+            self.work / "impressions.parquet",
+            self.show.advance,
+            needed=("split",) if self.options.split.by == "column" else (),
+        )
 
     def _ingest_items(self) -> None:
         columns = self.source.columns.item

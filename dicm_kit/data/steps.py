@@ -6,10 +6,15 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from dicm_kit.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
 _STATE = "state.json"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -44,6 +49,23 @@ def publish(aside: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     aside.replace(target)
     sync_folder(target.parent)
+
+
+@contextmanager
+def parquet_file(path: Path, schema: "pa.Schema", **options: Any) -> "Iterator[pq.ParquetWriter]":
+    """Writes a Parquet file that is closed whatever happens: pyarrow's own writer leaves it open on a full disk."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with pa.OSFile(str(path), "wb") as file:
+        writer = pq.ParquetWriter(file, schema, **options)
+        try:
+            yield writer
+        except BaseException:
+            with suppress(OSError):  # the error that is on its way says more
+                writer.close()
+            raise
+        writer.close()
 
 
 class Steps:
