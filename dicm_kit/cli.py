@@ -129,6 +129,24 @@ Next: dicm check recipes/quickstart.yaml
 """
 
 
+def reference() -> str:
+    """Returns docs/reference/command_line.md: the help pages, one after the other."""
+    pages = [("dicm", overview().replace(__version__, "VERSION"))]
+    pages += [(f"dicm {name}", command.page.strip("\n") + "\n") for name, command in COMMANDS.items()]
+    blocks = "\n".join(f"## `{name}`\n\n```text\n{page}```\n" for name, page in pages)
+    return f"{_REFERENCE_HEAD}\n{blocks}"
+
+
+_REFERENCE_HEAD = """# The command line
+
+The pages that `dicm COMMAND --help` prints, made from the code; a test keeps this page current.
+
+`lightning run RECIPE ...` is `dicm run RECIPE ...`. Every other call of `lightning` is handed to lightning-sdk where
+that is installed. Several packages bring a command of that name, and the last one installed owns it: `dicm plugins`
+says when it is not ours, and `dicm run` always works.
+"""
+
+
 # --- commands that work on a recipe ---
 
 

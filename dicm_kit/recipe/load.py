@@ -154,7 +154,7 @@ def find_recipe(name: str) -> Path:
     for candidate in (Path(name), Path("recipes", name), Path("recipes", f"{name}.yaml")):
         if candidate.is_file():
             return candidate
-    here = sorted(Path("recipes").rglob("*.yaml"))
+    here = sorted([*Path("recipes").rglob("*.yaml"), *Path(name).parent.glob("*.yaml")])
     known = {str(each): each for each in here} | {each.stem: each for each in here}
     near = get_close_matches(name, known, n=1, cutoff=0.6)
     todo = f"Did you mean `{known[near[0]]}`?" if near else "Paths are looked up from the current folder."

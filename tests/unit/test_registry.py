@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,16 @@ HOOK = """
 def dicm_interest_aggregators():
     return [Component(name="mine", config=Config, build=lambda config, shapes: Mine(config.width))]
 """
+
+
+@pytest.fixture(autouse=True)
+def only_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hides the plugins that are installed on this machine."""
+
+    def within(group: str) -> list[EntryPoint]:
+        return [each for each in entry_points(group=group) if str(each.dist.locate_file("")).startswith(str(tmp_path))]
+
+    monkeypatch.setattr("dicm_kit.registry.entry_points", within)
 
 
 @pytest.fixture
