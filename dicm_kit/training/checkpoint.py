@@ -32,7 +32,8 @@ class Checkpoints(Checkpoint):
     """Writes `step-<n>.ckpt` every n steps and keeps the newest, `best.ckpt` by `monitor`, `last.ckpt` at the end.
 
     `last.ckpt` is also written when a training ends by Ctrl-C, a signal or an error, at the last finished step. The
-    first Ctrl-C lets the step that is running finish, on all ranks; a second one does not wait.
+    first Ctrl-C lets the step that is running finish (on several ranks, the next one too, since they stop together); a
+    second one does not wait.
 
     A file appears whole or not at all: written aside, synced, renamed. Beside what Lightning keeps it holds, under
     `dicm`, the provenance and every rank's random state; it loads with `weights_only=True`.
@@ -101,7 +102,10 @@ class Checkpoints(Checkpoint):
         if self._accumulating:  # a checkpoint here would lose the gradients gathered so far
             return
         self._step = trainer.global_step
-        if isinstance(pl_module, CtrModule) and pl_module.totals is not None and pl_module.totals.stop:
+        assert isinstance(pl_module, CtrModule), "only our module can be asked to stop"
+        assert pl_module.totals is not None, "a step has ended"
+        # Several ranks hear of each other's wish with the next step's totals.
+        if pl_module.totals.stop or (pl_module.stop_requested and trainer.world_size == 1):
             self._write(trainer, "last.ckpt")
             raise KeyboardInterrupt
         if self._step % self.every == 0:
@@ -154,8 +158,8 @@ class Checkpoints(Checkpoint):
             try:
                 if all(bool(torch.isfinite(each).all()) for each in pl_module.parameters()):
                     self._write(trainer, "last.ckpt")
-            except (OSError, RuntimeError) as error:  # a full disk, a lost device: the first exception matters more
-                rank_zero_warn(f"{self.folder / 'last.ckpt'} could not be written: {error}")
+            except (RunError, RuntimeError) as error:  # a full disk, a lost device: the first exception matters more
+                rank_zero_warn(f"last.ckpt was not written: {error}")
             finally:
                 self._alone = False
         self._give_back_signal()
