@@ -61,7 +61,7 @@ class ImageServer(nn.Module):
         if not asked:
             return Pictures(target_NI=None, history_GLI=None, mask_GL=torch.zeros_like(mask_GL))
         row_K, table_MI, known_M = self._fetch(torch.cat(asked))
-        vectors_KI = nn.functional.embedding(row_K, table_MI)
+        vectors_KI = table_MI.index_select(0, row_K)  # on CPU faster than `embedding`, backward most of all
         known_K = known_M[row_K]
         num_targets = 0 if target_key_N is None else target_key_N.shape[0]
         return Pictures(
