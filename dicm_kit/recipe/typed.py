@@ -6,6 +6,7 @@ the texts.
 
 from collections.abc import Sequence
 from dataclasses import MISSING, fields, is_dataclass, make_dataclass
+from functools import cache
 from typing import Any, get_args, get_origin
 
 from omegaconf import OmegaConf
@@ -121,14 +122,14 @@ class Reader:
         if any(each.raw == "???" for each in scalars(tree)):
             return self._problem(mark, path, f"`{dotted(path)}` must be given whole", "A part of it is `???`.")
         try:
-            schema = OmegaConf.structured(make_dataclass("Leaf", [("value", annotation)]))
+            schema = _schema(annotation)
         except OmegaConfBaseException:
             text = type_text(annotation)
             return self._problem(mark, path, f"`{dotted(path)}` is of a type no recipe can give: {text}")
         try:
             value = OmegaConf.create({"value": _plain(tree, is_text(annotation))})
             return OmegaConf.to_object(OmegaConf.merge(schema, value)).value  # type: ignore[union-attr]
-        except OmegaConfBaseException:
+        except (OmegaConfBaseException, TypeError, ValueError, OverflowError):
             what = f"`{dotted(path)}` must be {type_text(annotation)}, got {described(tree)}"
             return self._problem(mark, path, what, self._help(key, annotation, tree))
 
@@ -266,6 +267,12 @@ class Reader:
             default = None if each.default is MISSING else each.default
             object.__setattr__(partial, each.name, values.get(each.name, default))
         return partial
+
+
+@cache
+def _schema(annotation: Any) -> Any:
+    """Returns OmegaConf's schema of one value of this type."""
+    return OmegaConf.structured(make_dataclass("Leaf", [("value", annotation)]))
 
 
 def _plain(tree: Tree, as_text: bool) -> Any:
