@@ -43,6 +43,7 @@ class CtrDataModule(LightningDataModule):
         self.max_history, self.seed, self.workers = max_history, seed, workers
         self._resume = (0, 0)  # epoch and step of the next training batch after a load_state_dict
         self._tables: ItemTables | None = None
+        self._loaders: list[BatchLoader] = []
 
     def train_dataloader(self) -> "BatchLoader":
         """The training split, in an order by (seed, epoch)."""
@@ -59,6 +60,16 @@ class CtrDataModule(LightningDataModule):
     def predict_dataloader(self) -> "BatchLoader":
         """The same as for test."""
         return self._loader("test")
+
+    def teardown(self, stage: str) -> None:
+        """Ends the workers; Lightning calls it at the end of a fit or test."""
+        for loader in self._loaders:
+            loader.close()
+        self._loaders.clear()
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Ends the workers; Lightning calls it when a run fails or is interrupted."""
+        self.teardown("")
 
     def position(self) -> tuple[int, int]:
         """Returns (epoch, step) of the next training batch."""
@@ -93,7 +104,7 @@ class CtrDataModule(LightningDataModule):
         if self._tables is None:  # once for all loaders, and before workers are forked
             self._tables = ItemTables.read(self.dataset, self.columns)
         trainer = self.trainer
-        return BatchLoader(
+        loader = BatchLoader(
             self,
             split,
             tables=self._tables,
@@ -102,6 +113,8 @@ class CtrDataModule(LightningDataModule):
             pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
             shuffle=shuffle,
         )
+        self._loaders.append(loader)
+        return loader
 
     def start(self, shuffle: bool) -> tuple[int, int]:
         """Returns (epoch, step) at which a loader that is iterated now begins."""
@@ -167,6 +180,13 @@ class BatchLoader:
         self._start[:] = torch.tensor([epoch, step])
         for packed in self._workers:
             yield packed.unpack()
+
+    def close(self) -> None:
+        """Ends the workers."""
+        if self._workers is not None and self._workers._iterator is not None:
+            # torch ends persistent workers when nobody holds them; Lightning holds the iteration of a failed run
+            self._workers._iterator._shutdown_workers()  # type: ignore[attr-defined]
+        self._workers = None
 
     def state_dict(self) -> dict[str, Any]:
         """Says to Lightning that it can be resumed in the middle; the position is in the data module's state."""
