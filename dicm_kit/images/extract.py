@@ -45,11 +45,13 @@ def extract(
 ) -> Path:
     """Returns the folder with the vectors of all pictures, made or gone on with as far as needed.
 
+    Pictures are decoded in `threads` (None: as many as torch uses) while the backbone runs on `device`, where it stays.
     `features.yaml` is written last, by the rank that finds every partition there; a folder without it is not whole.
     Rank r makes the partitions p with p % R = r, so with several ranks wait for all of them before opening the folder.
     `request` is the recipe's backbone section, kept for `find_features`. A picture that cannot be decoded is listed in
     features.yaml and has no vector. `precision: auto` is bfloat16 where the device is fast with it.
     """
+    request = _plain(request)  # now, and not after hours of work
     folder = Path(features_folder) / features_fingerprint(backbone, pictures_fingerprint)
     if (folder / "features.yaml").exists():
         return folder
@@ -65,7 +67,7 @@ def extract(
                 shards[shard.partition].append(shard)
         forward = _Forward(backbone, torch.device(device), precision)
         with _Bar(sum(shard.count for part in shards.values() for shard in part), progress) as bar:
-            _write_parts(folder, shards, forward, batch_size, threads or max(1, os.cpu_count() or 1), bar)
+            _write_parts(folder, shards, forward, batch_size, threads or torch.get_num_threads(), bar)
         if all(is_written(folder, p) for p in range(partitions)):
             _write_features(folder, backbone, request, partitions, pictures_fingerprint)
     except OSError as error:
@@ -84,10 +86,11 @@ def find_features(features_folder: Path, request: dict[str, Any], pictures_finge
 
     A file that the request names (its weights) must still have the size and time of change it had.
     """
+    request = _plain(request)
     wanted = {"version": VERSION, "request": request, "pictures": pictures_fingerprint, "files": _files(request)}
     for path in sorted(Path(features_folder).glob("*/features.yaml")):
         found = yaml.safe_load(path.read_text())
-        if all(found.get(name) == value for name, value in wanted.items()):
+        if isinstance(found, dict) and all(found.get(name) == value for name, value in wanted.items()):
             return path.parent
     return None
 
@@ -222,6 +225,11 @@ def _write_features(
         "rejected": rejected,
     }
     write_whole(folder / "features.yaml", yaml.safe_dump(features, sort_keys=False).encode())
+
+
+def _plain(request: dict[str, Any]) -> dict[str, Any]:
+    """Returns the request as it will be read from features.yaml: tuples are lists there."""
+    return yaml.safe_load(yaml.safe_dump(request))
 
 
 def _files(request: dict[str, Any]) -> dict[str, list[int]]:

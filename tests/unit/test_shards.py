@@ -46,18 +46,19 @@ def test_what_is_written_is_read_back_by_partition(tmp_path: Path) -> None:
     assert check_shards(tmp_path) == 30
 
 
+# webdataset 1.0.2 leaves the last file of each stream to the collector
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 def test_webdataset_and_tar_read_them(tmp_path: Path) -> None:
     pictures = write_shards(tmp_path, range(12), partitions=2)
+    paths = [shard.path for shard in list_shards(tmp_path)]
     found = {}
-    for shard in list_shards(tmp_path):
-        with tarfile.open(shard.path) as archive:
-            assert [member.mtime for member in archive] == [0] * shard.count
-        with shard.path.open("rb") as stream:
-            files = webdataset.tariterators.tar_file_iterator(stream)
-            for sample in webdataset.tariterators.group_by_keys({**file, "__url__": ""} for file in files):
-                (data,) = [value for name, value in sample.items() if name in ("jpg", "png")]
-                found[int(sample["__key__"])] = data
+    for sample in webdataset.WebDataset([str(path) for path in paths], shardshuffle=False):
+        (data,) = [value for name, value in sample.items() if name in ("jpg", "png")]
+        found[int(sample["__key__"])] = data
     assert found == pictures
+    for path in paths:
+        with tarfile.open(path) as archive:
+            assert {member.mtime for member in archive} == {0}
 
 
 def test_shards_that_webdataset_wrote_are_read(tmp_path: Path) -> None:

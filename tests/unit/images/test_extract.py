@@ -203,3 +203,11 @@ def test_shows_its_progress(tmp_path: Path, capsys: pytest.CaptureFixture) -> No
     write_shards(tmp_path / "images", range(7))
     run(tmp_path, MeanColour(), progress=True)
     assert "7/7" in capsys.readouterr().out
+
+
+def test_a_request_is_compared_as_it_is_written(tmp_path: Path) -> None:
+    write_shards(tmp_path / "images", range(1))
+    request = REQUEST | {"mean": (0.5, 0.1), "arguments": {"pad_type": "same"}, "image_size": None}
+    folder = run(tmp_path, MeanColour(), request=request)
+    assert find_features(tmp_path / "features", request, "p") == folder
+    assert find_features(tmp_path / "features", request | {"mean": [0.5, 0.1]}, "p") == folder
