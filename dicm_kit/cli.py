@@ -240,7 +240,7 @@ def _check(options: argparse.Namespace) -> None:
         _check_recipe(what, options.overrides)
     elif options.overrides:
         raise RecipeError("only a recipe takes overrides", where="command line")
-    elif Path(what, "dataset.yaml").is_file():
+    elif Path(what).is_dir():
         _check_dataset(Path(what))
     else:
         _check_plugin(what)

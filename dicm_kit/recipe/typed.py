@@ -158,7 +158,7 @@ class Reader:
             what = f"`{name}` is a key of `{dotted(path)}` itself and of the chosen component"
             self._problem(mark, (*path, name), what, "Its plugin must rename it.")
         self._unknown_keys(section, component, own, theirs, tree, path)
-        if kind and "name" in own and "share" in tree.entries:
+        if _shares(own, tree):
             own["name"] = Key("name", str, None)
         values = self._fields(section, own, tree, path, mark)
         if component is not None:
@@ -170,7 +170,7 @@ class Reader:
         self, kind: str, own: dict[str, Key], tree: Section, path: Path, mark: Mark
     ) -> Component[Any] | None:
         entry = tree.entries.get("name")
-        if "share" in own and "share" in tree.entries:
+        if _shares(own, tree):
             return None  # the other feature's encoder is used
         if entry is None or not isinstance(entry.value, Scalar) or entry.value.value is None or entry.value.broken:
             return None  # reported where it is read
@@ -199,7 +199,7 @@ class Reader:
         path: Path,
     ) -> None:
         kind = getattr(section, "kind", None)
-        shared = "share" in own and "share" in tree.entries
+        shared = _shares(own, tree)
         if kind and component is None and not shared:
             return  # nobody knows its keys
         left_over = self._left_over(kind, tree) if kind else set()
@@ -267,6 +267,12 @@ class Reader:
             default = None if each.default is MISSING else each.default
             object.__setattr__(partial, each.name, values.get(each.name, default))
         return partial
+
+
+def _shares(own: dict[str, Key], tree: Section) -> bool:
+    """Returns whether a feature uses another one's encoder; `share: null` is as good as nothing."""
+    entry = tree.entries.get("share")
+    return "share" in own and entry is not None and not (isinstance(entry.value, Scalar) and entry.value.value is None)
 
 
 @cache

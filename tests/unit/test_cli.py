@@ -12,6 +12,8 @@ import pytest
 
 import dicm_kit
 from dicm_kit import __version__, cli
+from dicm_kit.data.prepare import PrepareOptions, prepare
+from dicm_kit.data.sources.synthetic import SyntheticConfig, build_synthetic
 from dicm_kit.errors import TrainingError
 
 REPOSITORY = Path(__file__).parents[2]
@@ -169,6 +171,19 @@ def test_check_lists_what_a_plugin_provides(capsys: pytest.CaptureFixture[str]) 
     text = capsys.readouterr().out
     assert "interest_aggregator\n  recency  Averages the history; newer clicks weigh more.\n" in text
     assert "base_net" not in text
+
+
+def test_check_says_what_is_in_a_dataset_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shop = SyntheticConfig(users=20, items=40, impressions=400, days=4, picture_size=8)
+    dataset = prepare(build_synthetic(shop), PrepareOptions(lanes=2, partitions=2), tmp_path / "shop", progress=False)
+    assert cli.main(["check", str(tmp_path / "shop")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"{tmp_path / 'shop'} is in order: 40 items, 2 lanes, 2 partitions."
+    train = dataset.splits["train"]
+    assert lines[1] == f"  train: {train.impressions} impressions, {train.positives} clicked, {train.users} users"
+    (tmp_path / "empty").mkdir()
+    assert cli.main(["check", str(tmp_path / "empty")]) == 1
+    assert capsys.readouterr().err.startswith(f"DataError: {tmp_path / 'empty'}")
 
 
 def test_ls_and_explain(capsys: pytest.CaptureFixture[str]) -> None:

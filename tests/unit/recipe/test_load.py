@@ -183,6 +183,7 @@ def test_a_mistake(case: str, tmp_path: Path, golden: Callable[[str, str], None]
 
 
 OVERRIDES = {
+    "no_share_and_no_name": "features.history.item_id={share: null}",
     "unknown_key": "net.hiden=[3]",
     "wrong_type": "trainer.max_steps=many",
     "no_value": "trainer.max_steps",
