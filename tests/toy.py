@@ -121,7 +121,7 @@ def toy_batch(num_groups: int, *, seed: int = 0, per_group: int = 3) -> Batch:
 
 def share_of(batch: Batch, rank: int, num_ranks: int) -> Batch:
     """Returns the groups g of a batch with g % num_ranks == rank, and their impressions; perhaps none."""
-    groups = torch.arange(rank, batch.num_groups, num_ranks)
+    groups = torch.arange(batch.num_groups)[rank::num_ranks]
     rows = torch.nonzero(batch.group_N % num_ranks == rank).squeeze(1)
     tags = batch.target["tags"]
     assert isinstance(tags, Bag)

@@ -35,12 +35,17 @@ class ScoreNet(nn.Module):
     not per slot.
     """
 
-    def __init__(self, query_dim: int, history_dim: int, hidden: tuple[int, ...]):
+    def __init__(self, query_dim: int, history_dim: int, hidden: tuple[int, ...], softmax: bool):
         super().__init__()
         self.project = nn.Linear(query_dim, history_dim, bias=False) if query_dim != history_dim else None
         widths = [*hidden, 1]
-        self.first = nn.Linear(4 * history_dim, widths[0])
-        self.rest = nn.ModuleList(nn.Linear(wide, narrow) for wide, narrow in pairwise(widths))
+        # A softmax does not see what is added to all scores: a last bias would be trained by rounding errors alone.
+        biases = [True] * len(hidden) + [not softmax]
+        self.first = nn.Linear(4 * history_dim, widths[0], bias=biases[0])
+        self.rest = nn.ModuleList(
+            nn.Linear(wide, narrow, bias=bias)
+            for (wide, narrow), bias in zip(pairwise(widths), biases[1:], strict=True)
+        )
         self.activations = nn.ModuleList(PReLU() for _ in hidden)
 
     def forward(self, query_BD: Tensor, history_BLD: Tensor) -> Tensor:
@@ -79,7 +84,7 @@ class Attention(InterestAggregator):
         self.values, self.queries, self.softmax = values, queries, softmax
         self.out_dim = sum(dims)
         self.uses_target = looks_at_target(queries)
-        self.score = ScoreNet(sum(query_dims), self.out_dim, hidden)
+        self.score = ScoreNet(sum(query_dims), self.out_dim, hidden, softmax)
 
     def forward(
         self, query: Mapping[str, Tensor], history: Mapping[str, Tensor], mask_BL: Tensor, need_weights: bool = False
@@ -142,7 +147,7 @@ class MultiQueryAttention(InterestAggregator):
         width = sum(dims)
         self.out_dim = len(queries) * width
         self.uses_target = looks_at_target(queries)
-        self.scores = nn.ModuleList(ScoreNet(query_dim, width, hidden) for query_dim in query_dims)
+        self.scores = nn.ModuleList(ScoreNet(query_dim, width, hidden, softmax) for query_dim in query_dims)
 
     def forward(
         self, query: Mapping[str, Tensor], history: Mapping[str, Tensor], mask_BL: Tensor, need_weights: bool = False

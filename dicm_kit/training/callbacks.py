@@ -28,6 +28,7 @@ class CtrProgress(ProgressBar):
         self._enabled = True
         self._bar: Progress | None = None
         self._task: TaskID | None = None
+        self._text = ""
         self._impressions = 0
         self._seconds = 0.0
         self._since: float | None = None
@@ -62,8 +63,8 @@ class CtrProgress(ProgressBar):
         """Counts the step's impressions and moves the bar."""
         if isinstance(pl_module, CtrModule) and pl_module.totals is not None:
             self._impressions += pl_module.totals.impressions
-            text = f"loss {pl_module.totals.loss:.4f}  {self.impressions_per_second:,.0f} impressions/s"
-            self._move(batch_idx + 1, text)
+            self._text = f"loss {pl_module.totals.loss:.4f}  {self.impressions_per_second:,.0f} impressions/s"
+            self._move(batch_idx + 1, self._text)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Closes the epoch's bar."""
@@ -81,17 +82,16 @@ class CtrProgress(ProgressBar):
     ) -> None:
         """Opens a bar, where validation is not part of an epoch's."""
         if batch_idx == 0 and trainer.state.fn == TrainerFn.VALIDATING:
-            self._open("validation", self.total_val_batches_current_dataloader)
+            self._open("validation", sum(trainer.num_val_batches))
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
     ) -> None:
         """Moves the bar."""
-        done = f"{batch_idx + 1}/{self.total_val_batches_current_dataloader}"
         if trainer.state.fn == TrainerFn.VALIDATING:
             self._move(batch_idx + 1, "")
         else:
-            self._move(None, f"validating {done}")
+            self._move(None, f"validating {batch_idx + 1}/{sum(trainer.num_val_batches)}")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the line of the validation."""
@@ -103,13 +103,14 @@ class CtrProgress(ProgressBar):
             self._close()
         else:
             self._since = time.monotonic()
+            self._move(None, self._text)
 
     def on_test_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Opens the test's bar."""
         if batch_idx == 0:
-            self._open("test", self.total_test_batches_current_dataloader)
+            self._open("test", sum(trainer.num_test_batches))
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
@@ -131,7 +132,9 @@ class CtrProgress(ProgressBar):
         shown = "  ".join(f"{name} {results[name]:.4f}" for name in ("gauc", "auc", "log_loss", "calibration"))
         speed = f"  {self.impressions_per_second:,.0f} impressions/s" if self._impressions else ""
         (self._bar.console if self._bar else self.console).print(
-            f"epoch {trainer.current_epoch + 1}  step {trainer.global_step}  {shown}{speed}", highlight=False
+            f"epoch {trainer.current_epoch + 1}  step {trainer.global_step}  {shown}{speed}",
+            highlight=False,
+            soft_wrap=True,
         )
 
     def _open(self, name: str, total: int | float) -> None:
@@ -140,11 +143,12 @@ class CtrProgress(ProgressBar):
             return
         self._bar = Progress(
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=None),  # what the rest leaves
             MofNCompleteColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[text]}"),
             console=self.console,
+            expand=True,
             auto_refresh=False,  # its thread would wake up beside the training's
         )
         self._bar.start()

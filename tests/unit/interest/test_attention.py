@@ -37,10 +37,10 @@ def plain_scores(net, query, history):
     for row in range(history.shape[0]):
         for slot in range(history.shape[1]):
             q, h = query[row], history[row, slot]
-            x = parameters["first.weight"] @ np.concatenate([q, h, q - h, q * h]) + parameters["first.bias"]
+            x = parameters["first.weight"] @ np.concatenate([q, h, q - h, q * h]) + parameters.get("first.bias", 0.0)
             for layer in range(len(net.rest)):
                 x = np.where(x > 0, x, parameters[f"activations.{layer}.weight"] * x)
-                x = parameters[f"rest.{layer}.weight"] @ x + parameters[f"rest.{layer}.bias"]
+                x = parameters[f"rest.{layer}.weight"] @ x + parameters.get(f"rest.{layer}.bias", 0.0)
             out[row, slot] = x[0]
     return out
 

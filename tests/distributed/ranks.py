@@ -1,0 +1,115 @@
+"""A pool of gloo ranks that lives for the session: processes start once, functions are sent to them.
+
+Ranks meet through a file store, so no port can be taken. `run` gives every rank's result, or fails with every rank's
+traceback; after a failure the processes are replaced, since some may wait in a collective for the one that failed.
+"""
+
+import datetime
+import multiprocessing
+import os
+import pickle
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+TIMEOUT = 60  # seconds for one function; a collective that nobody answers gives up after half of it
+
+
+class Ranks:
+    """Up to `size` processes; `run(R, f, *args)` calls `f(rank, R, *args)` in R of them, in a process group."""
+
+    def __init__(self, size: int, folder: Path):
+        self.size, self.folder = size, folder
+        self._meetings = 0
+        self._together = 0  # how many ranks the last call had; they stay a group while it stays
+        self._members: list[tuple[multiprocessing.process.BaseProcess, Connection]] = []
+
+    def run(self, num_ranks: int, function: Callable[..., Any], *args: Any) -> list[Any]:
+        """Returns the ranks' results in their order."""
+        assert num_ranks <= self.size, "more ranks than the pool has"
+        if not self._members:
+            self._start()
+        store = None
+        if num_ranks != self._together:
+            self._meetings += 1
+            self._together = num_ranks
+            store = str(self.folder / f"store-{self._meetings}")
+        for rank, (_, connection) in enumerate(self._members[:num_ranks]):
+            connection.send_bytes(pickle.dumps((sys.path, rank, num_ranks, store)))
+            connection.send_bytes(pickle.dumps((function, args)))
+        answers = self._collect(num_ranks)
+        failures = {rank: text for rank, (ok, text) in answers.items() if not ok}
+        missing = [rank for rank in range(num_ranks) if rank not in answers]
+        if failures or missing:
+            self.close()
+            told = "\n".join(f"--- rank {rank} of {num_ranks}\n{text}" for rank, text in sorted(failures.items()))
+            raise AssertionError(f"ranks without an answer in {TIMEOUT} s: {missing}\n{told}")
+        return [answers[rank][1] for rank in range(num_ranks)]
+
+    def _collect(self, num_ranks: int) -> dict[int, tuple[bool, Any]]:
+        answers: dict[int, tuple[bool, Any]] = {}
+        waiting = {connection: rank for rank, (_, connection) in enumerate(self._members[:num_ranks])}
+        while waiting and (ready := wait(list(waiting), timeout=TIMEOUT)):
+            for connection in ready:
+                assert isinstance(connection, Connection)
+                rank = waiting.pop(connection)
+                try:
+                    answers[rank] = pickle.loads(connection.recv_bytes())
+                except EOFError:
+                    answers[rank] = (False, "the process has died")
+        return answers
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        for _ in range(self.size):
+            here, there = context.Pipe()
+            process = context.Process(target=_serve, args=(there,), daemon=True)
+            process.start()
+            there.close()
+            self._members.append((process, here))
+
+    def close(self) -> None:
+        """Ends the processes; the next `run` starts new ones."""
+        for process, connection in self._members:
+            connection.close()
+            process.terminate()
+        for process, _ in self._members:
+            process.join()
+        self._members, self._together = [], 0
+
+
+def _serve(connection: Connection) -> None:
+    os.environ["OMP_NUM_THREADS"] = "1"
+    import torch
+    from torch import distributed
+
+    torch.set_num_threads(1)
+    warnings.simplefilter("error")
+    # The same exemption as in pyproject.toml, for the same cause.
+    warnings.filterwarnings("ignore", "`isinstance.treespec, LeafSpec.` is deprecated", FutureWarning)
+    while True:
+        try:
+            sys.path[:], rank, num_ranks, store = pickle.loads(connection.recv_bytes())
+            message = connection.recv_bytes()
+        except EOFError:
+            return
+        try:
+            function, args = pickle.loads(message)
+            if store is not None:
+                if distributed.is_initialized():
+                    distributed.destroy_process_group()
+                distributed.init_process_group(
+                    "gloo",
+                    store=distributed.FileStore(store, num_ranks),
+                    rank=rank,
+                    world_size=num_ranks,
+                    timeout=datetime.timedelta(seconds=TIMEOUT / 2),
+                )
+            answer = pickle.dumps((True, function(rank, num_ranks, *args)))
+        except BaseException:
+            answer = pickle.dumps((False, traceback.format_exc()))
+        connection.send_bytes(answer)
