@@ -135,7 +135,10 @@ def _cast(column: "pa.Array", kind: "str | Kind", table: Table, name: str, row: 
             return column.cast(pa.list_(_id_type(column.type.value_type)))
         if kind in ("id", "hash"):
             return column.cast(_id_type(column.type))
-        return column.cast(pa.type_for_alias(str(kind).removesuffix("?")))
+        kind = kind.removesuffix("?")
+        if kind == "int64" and not (pa.types.is_integer(column.type) or pa.types.is_null(column.type)):
+            raise TypeError(f"{column.type}, not whole numbers")  # a cast would take microseconds for seconds
+        return column.cast(pa.type_for_alias(kind))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, TypeError) as error:
         raise DataError(f"`{name}` has a wrong type: {error}", where=table, todo="Mend the data source.") from error
 

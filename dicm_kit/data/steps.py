@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _STATE = "state.json"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_FULL_IN_DUCKDB = ("No space left", "max_temp_directory_size")  # the second is a share of what is free
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -123,7 +124,7 @@ def full_disk_explained(folder: Path, doing: Callable[[], str]) -> Iterator[None
     try:
         yield
     except (OSError, duckdb.Error) as error:
-        full = getattr(error, "errno", None) in _FULL or "No space left" in str(error)
+        full = getattr(error, "errno", None) in _FULL or any(sign in str(error) for sign in _FULL_IN_DUCKDB)
         if not full:
             raise
         free = shutil.disk_usage(folder).free

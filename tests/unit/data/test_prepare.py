@@ -2,6 +2,7 @@
 
 import hashlib
 from collections import Counter
+from datetime import datetime
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -272,6 +273,7 @@ def test_pictures_that_cannot_be_used_count_as_missing(tmp_path):
         ({"impressions": {"time": [DAY, 0, 0, 0, 0, 0, 0, 0]}}, "the train split has no rows"),
         ({"impressions": {"item": list("abcdefgh")}}, "`item` is VARCHAR in impressions and BIGINT in items"),
         ({"impressions": {"weight": [1, 1, 1, 1, 1, -1, 1, 1]}}, "`weight` is not a finite number of at least 0 in 1"),
+        ({"impressions": {"time": [datetime(2024, 1, 1)] * 8}}, r"`time` has a wrong type: timestamp\[us\]"),
         ({"impressions": {"place": [0.5] * 8}}, "`place` has a wrong type: double; ids are whole numbers or strings"),
         (
             {"columns": SourceColumns(item={"color": SourceColumn("id")})},
