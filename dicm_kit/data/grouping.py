@@ -1,34 +1,14 @@
 """A sorted run of the log -> sample groups, each with what its user clicked before: vectorised over the run."""
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 
+from dicm_kit.data.options import GroupOptions, HistoryOptions
 from dicm_kit.data.ragged import Ragged, offsets_of
 from dicm_kit.data.windows import Array
 
 DAY = 86_400
-
-
-@dataclass
-class GroupOptions:
-    """Which impressions of a user share one history."""
-
-    by: Literal["event", "session", "day"] = "event"
-    """`event`: those of the same second. `session`: those without a long pause between. `day`: those of a UTC day."""
-    session_minutes: int = 30
-    """Longest pause inside a session."""
-
-
-@dataclass
-class HistoryOptions:
-    """What a group knows of its user: the items clicked before the group's first impression, newest first."""
-
-    max_length: int = 32
-    """Most clicks that are kept."""
-    max_age_days: float | None = None
-    """Oldest clicks that are kept, in days before the group; null for all."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dicm_kit.data.dataset import SPLITS, Split, SplitInfo
-from dicm_kit.data.grouping import GroupOptions, Groups, HistoryOptions, LogRun, group
+from dicm_kit.data.grouping import Groups, LogRun, group
+from dicm_kit.data.options import GroupOptions, HistoryOptions
 from dicm_kit.data.order import LANES, random_lanes
 from dicm_kit.data.ragged import Ragged, offsets_of
 from dicm_kit.data.steps import parquet_file

@@ -14,60 +14,26 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 from dicm_kit.data.dataset import DATASET_FILE, VERSION, ColumnInfo, Dataset, SplitInfo
-from dicm_kit.data.grouping import GroupOptions, HistoryOptions
 from dicm_kit.data.ingest import ingest
 from dicm_kit.data.lanes import ItemFacts, sorted_runs, write_lanes
+from dicm_kit.data.options import GroupOptions, HistoryOptions, PrepareOptions, SplitOptions, check_options
 from dicm_kit.data.pictures import REJECTED, fingerprint_of, store_pictures
+from dicm_kit.data.progress import Shown, shown
 from dicm_kit.data.steps import Steps, full_disk_explained, locked, publish, write_whole
 from dicm_kit.data.tables import Tables
-from dicm_kit.errors import DataError, FieldError
+from dicm_kit.errors import DataError
 from dicm_kit.interfaces import DataSource
-
-if TYPE_CHECKING:
-    from rich.progress import Progress
 
 __all__ = ["GroupOptions", "HistoryOptions", "PrepareOptions", "SplitOptions", "prepare"]
 
 _RUN = 131_072  # impressions that are grouped at once
 _WORK = ".prepare"
 _LOCK = ".prepare.lock"
-
-
-@dataclass
-class SplitOptions:
-    """Which impressions are for training, validation and test."""
-
-    by: Literal["time", "column"] = "time"
-    """`time`: the last whole UTC days. `column`: what the source's column `split` says: train, val or test."""
-    test: int = 1
-    """Days at the end of the log for the test split; 0 for no such split, also with `by: column`."""
-    validation: int = 1
-    """Days before them for the validation split; 0 for no such split, also with `by: column`."""
-
-
-@dataclass
-class PrepareOptions:
-    """How the dataset folder is made of the source's log."""
-
-    group: GroupOptions = field(default_factory=GroupOptions)
-    """Which impressions share one history."""
-    history: HistoryOptions = field(default_factory=HistoryOptions)
-    """What a history holds."""
-    split: SplitOptions = field(default_factory=SplitOptions)
-    """Which impressions are for training, validation and test."""
-    lanes: int = 16
-    """Files that each split's samples are spread over: at least as many as ranks; a divisor of the batch size."""
-    partitions: int = 16
-    """Slices of the picture keys: at least as many as ranks."""
-    min_count: int = 1
-    """Values that training has less often than this become unknown."""
-    seed: int = 0
-    """Deals sample groups to lanes."""
 
 
 def prepare(
@@ -83,7 +49,7 @@ def prepare(
     A folder of another source, of other options or of another version is left alone: DataError. One process prepares a
     folder, others wait for it. `memory`: what sorting and joining may take before they go to disk under `out`.
     """
-    _check(options)
+    check_options(options)
     out = Path(out)
     made = {"source": source.fingerprint, **asdict(options)}
     fingerprint = _fingerprint(source, made)
@@ -92,7 +58,7 @@ def prepare(
     _check_free(out)
     with full_disk_explained(out, lambda: "the folder"):
         (out / _WORK).mkdir(parents=True, exist_ok=True)
-    with _shown(progress) as show, locked(out / _LOCK, lambda: show.waiting(out)):
+    with shown(progress) as show, locked(out / _LOCK, lambda: show.waiting(out)):
         if done := _complete(out, fingerprint, made):  # another process was faster
             return done
         (out / _WORK).mkdir(exist_ok=True)
@@ -109,7 +75,7 @@ class _Preparation:
         fingerprint: str,
         made: dict[str, Any],
         memory: str,
-        show: "_Shown",
+        show: Shown,
     ):
         self.source, self.options, self.out, self.made, self.show = source, options, out, made, show
         self.work = out / _WORK
@@ -234,76 +200,6 @@ class _Preparation:
     def _wanted_splits(self) -> dict[int, str]:
         split = self.options.split
         return {0: "train"} | ({1: "val"} if split.validation else {}) | ({2: "test"} if split.test else {})
-
-
-class _Shown:
-    """What a person sees while it works."""
-
-    def __init__(self, progress: "Progress"):
-        self._progress, self.step = progress, "the folder"
-        self._task = progress.add_task("", total=None)
-
-    def begin(self, step: str) -> None:
-        """A step begins."""
-        self.step = step
-        self._progress.reset(self._task, description=step, total=None)
-
-    def advance(self, count: int) -> None:
-        """So many more rows or pictures."""
-        self._progress.advance(self._task, count)
-
-    def counted(self, runs: Any) -> Any:
-        """Yields the runs of the log, and shows how many impressions they hold."""
-        for run in runs:
-            yield run
-            self.advance(len(run))
-
-    def waiting(self, folder: Path) -> None:
-        """Another process has the lock."""
-        self.begin(f"waiting for another process that prepares {folder}")
-
-
-class _shown:  # noqa: N801 - used as a function
-    def __init__(self, progress: bool):
-        from rich.console import Console
-        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-        self._progress = Progress(
-            SpinnerColumn(),
-            TextColumn("prepare: {task.description}"),
-            TextColumn("{task.completed:,.0f}"),
-            TimeElapsedColumn(),
-            console=Console(stderr=True),
-            transient=True,
-            disable=not progress,
-        )
-
-    def __enter__(self) -> _Shown:
-        self._progress.start()
-        return _Shown(self._progress)
-
-    def __exit__(self, *error: object) -> None:
-        self._progress.stop()
-
-
-def _check(options: PrepareOptions) -> None:
-    """Raises FieldError for options that cannot be."""
-    least = {
-        "lanes": (options.lanes, 1),
-        "partitions": (options.partitions, 1),
-        "min_count": (options.min_count, 1),
-        "history.max_length": (options.history.max_length, 1),
-        "group.session_minutes": (options.group.session_minutes, 1),
-        "split.test": (options.split.test, 0),
-        "split.validation": (options.split.validation, 0),
-    }
-    for name, (value, lowest) in least.items():
-        if value < lowest:
-            raise FieldError(name, f"is {value}, and must be at least {lowest}")
-    if options.lanes > 256:
-        raise FieldError("lanes", f"is {options.lanes}, and may be 256 at most: each is an open file")
-    if options.history.max_age_days is not None and not options.history.max_age_days > 0:
-        raise FieldError("history.max_age_days", f"is {options.history.max_age_days}, and must be above 0, or null")
 
 
 def _fingerprint(source: DataSource, made: dict[str, Any]) -> str:

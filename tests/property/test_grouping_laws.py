@@ -6,7 +6,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dicm_kit.data.grouping import DAY, GroupOptions, HistoryOptions, LogRun, group
+from dicm_kit.data.grouping import DAY, LogRun, group
+from dicm_kit.data.options import GroupOptions, HistoryOptions
 
 impression = st.tuples(
     st.integers(0, 3),  # user

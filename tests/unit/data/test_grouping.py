@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from dicm_kit.data.grouping import GroupOptions, HistoryOptions, LogRun, group
+from dicm_kit.data.grouping import LogRun, group
+from dicm_kit.data.options import GroupOptions, HistoryOptions
 
 MINUTE, DAY = 60, 86_400
 
