@@ -146,9 +146,9 @@ class RankingMetrics(Metric):
             )
         results = _all_metrics(rows)
         if self.slices is not None:
-            for name, mask in _slices(rows, self.slices):
-                of_slice = _all_metrics({column: values[mask] for column, values in rows.items()})
-                results |= {f"{name}/{metric}": value for metric, value in of_slice.items() if value == value}
+            for name, part in _slices(rows, self.slices):
+                of_slice = _all_metrics(part).items()
+                results |= {f"{name}/{metric}": value for metric, value in of_slice if value == value}
         return results
 
 
@@ -165,18 +165,36 @@ def _all_metrics(rows: dict[str, NDArray[Any]]) -> dict[str, float]:
     }
 
 
-def _slices(rows: dict[str, NDArray[Any]], slices: TargetSlices) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-    """Yields the slices that have rows, by name."""
-    decile, history = slices.of(rows["item"]), rows["history"]
-    masks = {"target_unseen": decile == 0, "target_seen": decile > 0}
-    masks |= {f"target_decile_{each}": decile == each for each in range(1, 11)}
-    for least, following in zip(HISTORY_BUCKETS, (*HISTORY_BUCKETS[1:], None), strict=True):
-        if following is None:
-            masks[f"history_{least}_up"] = history >= least
-        else:
-            name = f"history_{least}" if following == least + 1 else f"history_{least}_{following - 1}"
-            masks[name] = (history >= least) & (history < following)
-    yield from ((name, mask) for name, mask in masks.items() if mask.any())
+def _slices(rows: dict[str, NDArray[Any]], slices: TargetSlices) -> Iterator[tuple[str, dict[str, NDArray[Any]]]]:
+    """Yields the rows of each slice that has some, by name."""
+    by_decile, starts = _grouped(rows, slices.of(rows["item"]), 11)
+    spans = {"target_unseen": (starts[0], starts[1]), "target_seen": (starts[1], starts[11])}
+    spans |= {f"target_decile_{each}": (starts[each], starts[each + 1]) for each in range(1, 11)}
+    yield from _spans(by_decile, spans)
+    bucket = np.searchsorted(HISTORY_BUCKETS, rows["history"], side="right") - 1
+    by_history, starts = _grouped(rows, bucket.astype(np.int8), len(HISTORY_BUCKETS))
+    spans = {}
+    for place, (least, following) in enumerate(zip(HISTORY_BUCKETS, (*HISTORY_BUCKETS[1:], None), strict=True)):
+        up_to = "_up" if following is None else "" if following == least + 1 else f"_{following - 1}"
+        spans[f"history_{least}{up_to}"] = (starts[place], starts[place + 1])
+    yield from _spans(by_history, spans)
+
+
+def _grouped(
+    rows: dict[str, NDArray[Any]], code: NDArray[np.int8], num_codes: int
+) -> tuple[dict[str, NDArray[Any]], list[int]]:
+    """Returns the rows in order of their code, and where each code begins; the end comes last."""
+    order = np.argsort(code, kind="stable")
+    starts = np.searchsorted(code[order], np.arange(num_codes + 1))
+    return {name: values[order] for name, values in rows.items()}, starts.tolist()
+
+
+def _spans(
+    rows: dict[str, NDArray[Any]], spans: dict[str, tuple[int, int]]
+) -> Iterator[tuple[str, dict[str, NDArray[Any]]]]:
+    for name, (start, end) in spans.items():
+        if end > start:
+            yield name, {column: values[start:end] for column, values in rows.items()}
 
 
 @dataclass(frozen=True)
