@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from dicm_kit.data.collate import ColumnsUsed, ItemTables
 from dicm_kit.data.dataset import Dataset, Split
 from dicm_kit.data.packed import Packed, pack
-from dicm_kit.data.reader import num_steps, read_batches, slice_size
+from dicm_kit.data.reader import check_ranks, num_steps, read_batches, slice_size
 from dicm_kit.errors import DataError
 from dicm_kit.types import Batch
 
@@ -142,6 +142,7 @@ class BatchLoader:
         shuffle: bool,
     ):
         self._module, self._shuffle, self._pin = module, shuffle, pin_memory
+        check_ranks(module.dataset, num_ranks)
         self._steps = num_steps(module.dataset, split, module.batch_size)
         self._reading: dict[str, Any] = {
             "dataset": module.dataset,

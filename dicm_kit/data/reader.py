@@ -34,6 +34,16 @@ def slice_size(dataset: Dataset, batch_size: int) -> int:
     return batch_size // lanes
 
 
+def check_ranks(dataset: Dataset, num_ranks: int) -> None:
+    """Raises DataError when there are more ranks than lanes."""
+    if num_ranks > dataset.lanes:
+        raise DataError(
+            f"{num_ranks} ranks cannot share the dataset's {dataset.lanes} lanes",
+            where=str(dataset.folder),
+            todo="Use fewer ranks, or prepare the dataset with as many lanes as ranks or more.",
+        )
+
+
 def read_batches(
     dataset: Dataset,
     split: Split,
@@ -58,12 +68,8 @@ def read_batches(
     `tables`: the item columns, where the caller has read them already.
     """
     size = slice_size(dataset, batch_size)
-    if not 0 <= rank < num_ranks <= dataset.lanes:
-        raise DataError(
-            f"{num_ranks} ranks cannot share the dataset's {dataset.lanes} lanes",
-            where=str(dataset.folder),
-            todo="Use fewer ranks, or prepare the dataset with as many lanes as ranks or more.",
-        )
+    check_ranks(dataset, num_ranks)
+    assert 0 <= rank < num_ranks
     columns.check(dataset)
     tables = tables or ItemTables.read(dataset, columns)
     width = max(1, min(max_history, dataset.history_max_length))
