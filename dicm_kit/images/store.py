@@ -1,6 +1,5 @@
 """Picture key -> backbone vector, or pixels for a backbone that is trained."""
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -116,7 +115,7 @@ class PixelStore:
         from PIL import Image
 
         self._index, self._transform = PictureIndex(images_folder), transform
-        self._threads = threads or os.cpu_count() or 1
+        self._threads = threads or torch.get_num_threads()
         self.rejected: dict[int, str] = {}
         """Key -> why it could not be decoded."""
         _, height, width = transform(Image.new("RGB", (8, 8))).shape

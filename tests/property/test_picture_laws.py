@@ -1,16 +1,21 @@
 """Laws of keys, partitions, dedup and the image server with one rank, for any keys."""
 
+from pathlib import Path
+
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pictures import write_shards
 from torch import Tensor
 
+from dicm_kit.errors import ImageError
 from dicm_kit.exchange.dedup import distinct
 from dicm_kit.exchange.owner import mix64, owner, partition
 from dicm_kit.images.embedder import Embedder
 from dicm_kit.images.server import ImageServer
-from dicm_kit.shards import partition_of
+from dicm_kit.shards import partition_of, read_shard
 
 keys = st.one_of(st.integers(0, 8), st.integers(0, 2**63 - 1))
 some_keys = st.lists(keys, max_size=40)
@@ -36,6 +41,28 @@ def test_every_key_has_one_partition_and_one_owner(values: list[int], num_partit
 @given(st.sets(keys, max_size=40))
 def test_mix64_keeps_different_keys_different(values: set[int]) -> None:
     assert len(set(mix64(torch.tensor(list(values), dtype=torch.int64)).tolist())) == len(values)
+
+
+@pytest.fixture(scope="module")
+def whole_shard(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("shard")
+    write_shards(folder, range(4), partitions=1)
+    return folder / "part-0000-00000.tar"
+
+
+@given(st.data())
+def test_no_cut_of_a_shard_goes_unnoticed(whole_shard: Path, data: st.DataObject) -> None:
+    entries, content = list(read_shard(whole_shard)), whole_shard.read_bytes()
+    end = content.rindex(entries[-1][1]) + len(entries[-1][1])
+    end_mark = -(-end // 512) * 512 + 512
+    cut = whole_shard.with_name("cut.tar")
+    cut.write_bytes(content[: data.draw(st.integers(0, end_mark - 1))])
+    found = []
+    with pytest.raises(ImageError, match="cut"):
+        found.extend(read_shard(cut))
+    assert found == entries[: len(found)]
+    cut.write_bytes(content[:end_mark])
+    assert list(read_shard(cut)) == entries
 
 
 class TenPictures:
