@@ -31,10 +31,10 @@ class OptimizerPlan:
 class CtrOptimizer(torch.optim.Optimizer):
     """Adam(W) on dense parameters, lazy Adam on tables with sparse gradients: one for schedulers and clipping.
 
-    Lazy: a step reads and writes only the rows that have a gradient, so it costs by the batch and not by the table. A
-    row's moments do not decay, and its bias correction does not advance, while no batch names it: each row is trained
-    by exactly the Adam of the steps that touched it. (TensorFlow's LazyAdam corrects by the global step instead, which
-    makes the first step of a rare row three times as long.)
+    Lazy: a step reads and writes only the rows whose gradient is not zero, so it costs by the batch and not by the
+    table. A row's moments do not decay, and its bias correction does not advance, while no batch names it: each row is
+    trained by exactly the Adam of the steps that touched it. (TensorFlow's LazyAdam corrects by the global step
+    instead, which makes the first step of a rare row three times as long.)
 
     `ids_l2`: adaptive regularisation, DIN, arXiv:1706.06978, section 5.1, equation 7: the gradient of a touched row
     gains lambda / n * row. The paper's n counts an id's occurrences in all samples, known beforehand; ours counts the
@@ -91,7 +91,9 @@ class CtrOptimizer(torch.optim.Optimizer):
         assert table.grad is not None
         assert table.grad.is_sparse, "a lazy parameter has a sparse gradient"
         grad = table.grad.coalesce()
-        rows_U, grad_UD = grad.indices()[0], grad.values()
+        # Empty history slots look up row 0; what comes back for them is zeros, and no reason to step it.
+        touched_U = grad.values().any(dim=1)
+        rows_U, grad_UD = grad.indices()[0][touched_U], grad.values()[touched_U]
         state = self.state[table]
         if not state:
             state["exp_avg"] = torch.zeros_like(table)

@@ -179,3 +179,17 @@ def test_closure_runs_with_gradients_before_the_step():
     loss = optimizer.step(closure)
     assert loss > 0
     assert not torch.equal(table.rows.weight[1], before[1])
+
+
+def test_empty_history_slots_do_not_step_the_unknown_id():
+    table, linear = parts()
+    optimizer = CtrOptimizer(linear.parameters(), [table.rows.weight], OptimizerPlan(ids_l2=0.1))
+    mask = torch.tensor([[True, False]])
+    for ids in ([[0, 0]], [[4, 0]], [[4, 0]]):  # slot 0 filled, slot 1 empty
+        optimizer.zero_grad()
+        before = table.rows.weight.detach().clone()
+        linear(table(torch.tensor(ids)).masked_fill(~mask.unsqueeze(-1), 0.0)).sum().backward()
+        optimizer.step()
+        changed = (table.rows.weight != before).any(dim=1).nonzero().flatten().tolist()
+        assert changed == [ids[0][0]]
+    assert optimizer.state[table.rows.weight]["row_steps"].flatten()[[0, 4]].tolist() == [1, 2]
