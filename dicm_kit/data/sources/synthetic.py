@@ -34,7 +34,7 @@ _NUM_CATEGORIES = 20
 _NUM_SEGMENTS = 8
 _ATTRIBUTES = {"colour": COLOURS, "shape": SHAPES, "texture": TEXTURES}
 # Numbers of the random streams; each is a generator of its own, so that no part disturbs another.
-_ITEMS, _USERS, _PAGES, _DRAWING, _SPLIT = range(5)
+_ITEMS, _USERS, _PAGES, _DRAWING, _SPLIT, _TRENDS = range(6)
 
 
 @dataclass
@@ -211,7 +211,16 @@ class SyntheticSource(DataSource):
 
     def _users(self, start: int) -> dict[str, np.ndarray]:
         count, rng = min(_USERS_PER_BLOCK, self.config.users - start), self._rng(_USERS, start)
-        taste = {name: rng.normal(size=(count, len(values))) for name, values in _ATTRIBUTES.items()}
+        # Loves a few things and is cool about the rest: an exponential law, moved and scaled to mean 0, deviation 1.
+        own = {name: rng.exponential(size=(count, len(values))) - 1 for name, values in _ATTRIBUTES.items()}
+        trend = {
+            name: self._rng(_TRENDS, n).permutation(np.linspace(-1.6, 1.6, len(values)))
+            for n, (name, values) in enumerate(_ATTRIBUTES.items())
+        }
+        import os
+
+        w = float(os.environ.get("TREND", ".4"))
+        taste = {name: np.sqrt(w) * trend[name] + np.sqrt(1 - w) * own[name] for name in _ATTRIBUTES}
         return taste | {
             "factor": rng.normal(size=(count, _NUM_FACTORS)),
             "activity": rng.lognormal(0, 0.5, count),
@@ -249,7 +258,10 @@ class SyntheticSource(DataSource):
     ) -> np.ndarray:
         config, items = self.config, self._items
         shown = {name: values[item] for name, values in items.attributes.items()}
-        seen = sum(users[name][user, shown[name]] for name in _ATTRIBUTES) / np.sqrt(len(_ATTRIBUTES))
+        import os
+
+        W = dict(zip(_ATTRIBUTES, map(float, os.environ.get("WTS", ".333,.333,.333").split(","))))
+        seen = sum(np.sqrt(W[name]) * users[name][user, shown[name]] for name in _ATTRIBUTES)
         # No picture, nothing to like about it.
         seen = np.where(items.picture[item] < 0, 0.0, seen)
         match = (users["factor"][user] * items.factor[item]).sum(1) / np.sqrt(_NUM_FACTORS)

@@ -1,0 +1,101 @@
+"""The run folder: one run at a time, nothing overwritten unasked.
+
+```
+recipe.yaml       the recipe with every key, written before anything runs
+metrics.csv       what was logged
+checkpoints/      step-*.ckpt, best.ckpt, last.ckpt
+test.json         written last: a folder with it is a finished run
+```
+"""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from dicm_kit.errors import RunError
+
+RECIPE_FILE = "recipe.yaml"
+RESULT_FILE = "test.json"
+_LOCK = ".lock"
+
+
+@contextmanager
+def claimed(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[None]:
+    """Makes the folder and keeps other runs out of it until the end.
+
+    Raises:
+        RunError: another run is in it now, or it holds a run and neither `resume` nor `overwrite` was asked for.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / _LOCK).open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise RunError(
+                f"another run is in this folder now (process {lock.read().strip() or 'unknown'})",
+                where=str(folder),
+                todo="Wait for it, or give this run its own: run_dir=OTHER.",
+            ) from None
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        held = sorted(path.name for path in folder.iterdir() if path.name != _LOCK)
+        if held and overwrite:
+            _empty(folder)
+        elif held and not resume:
+            state = "a finished run" if RESULT_FILE in held else "a run that was not finished"
+            raise RunError(
+                f"holds {state}",
+                where=str(folder),
+                todo="Go on with it by --resume, delete it by --overwrite, or give this run its own: run_dir=OTHER.",
+            )
+        yield
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file that appears whole or not at all."""
+    aside = path.with_name(f".{path.name}.tmp")
+    with aside.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """Returns test.json, or None for a run that has not ended."""
+    try:
+        return json.loads((folder / RESULT_FILE).read_text())
+    except FileNotFoundError:
+        return None
+    except json.JSONDecodeError as error:
+        raise RunError(
+            f"is not JSON: {error}", where=str(folder / RESULT_FILE), todo="Make it again: dicm test RUN_DIR."
+        ) from error
+
+
+def write_result(folder: Path, result: dict[str, Any]) -> None:
+    """Writes test.json."""
+    write_whole(folder / RESULT_FILE, json.dumps(result, indent=2) + "\n")
+
+
+def _empty(folder: Path) -> None:
+    if not (folder / RECIPE_FILE).is_file():
+        raise RunError(
+            "is not a run folder: it has no recipe.yaml, and was left as it is",
+            where=str(folder),
+            todo="Choose another run_dir, or delete it yourself.",
+        )
+    for path in folder.iterdir():
+        if path.name == _LOCK:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()

@@ -1,0 +1,409 @@
+"""Recipe -> parts -> Trainer -> result; the one file that sees everything. The commands of `cli.py` end here."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from rich.console import Console
+
+from dicm_kit import __version__
+from dicm_kit.artifacts.results import Row, print_comparison, print_result
+from dicm_kit.artifacts.run_folder import RECIPE_FILE, claimed, read_result, write_result, write_whole
+from dicm_kit.data.collate import ColumnsUsed
+from dicm_kit.data.datamodule import CtrDataModule
+from dicm_kit.data.dataset import Dataset
+from dicm_kit.data.options import PrepareOptions
+from dicm_kit.data.prepare import prepare as prepare_dataset
+from dicm_kit.data.steps import locked
+from dicm_kit.errors import FieldError, RunError
+from dicm_kit.hookspecs import HOOK_API
+from dicm_kit.images.extract import extract as extract_features
+from dicm_kit.images.extract import find_features
+from dicm_kit.images.server import ImageServer
+from dicm_kit.images.store import FeatureStore, PixelStore
+from dicm_kit.interfaces import ImageBackbone
+from dicm_kit.memory import keep_pages
+from dicm_kit.recipe.build import SIDES, backbone_request, build_backbone, build_parts, rehearse
+from dicm_kit.recipe.load import LoadedRecipe, dump, load
+from dicm_kit.recipe.schema import Recipe
+from dicm_kit.training.callbacks import CtrProgress
+from dicm_kit.training.checkpoint import CHECKPOINTS, Checkpoints, Provenance, check_provenance, find_resumable
+from dicm_kit.training.metrics import RankingMetrics, TargetSlices
+from dicm_kit.training.module import CtrModule
+from dicm_kit.training.optimizers import OptimizerPlan
+
+
+def run(loaded: LoadedRecipe, *, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
+    """Prepares and extracts what is missing, trains, tests, and returns what test.json then holds.
+
+    Raises:
+        RunError: the run folder is another run's, or there is nothing to resume.
+    """
+    recipe, folder = loaded.recipe, Path(loaded.recipe.run_dir)
+    source = rehearse(loaded)
+    with ExitStack() as stack:
+        if _is_first():
+            stack.enter_context(claimed(folder, resume=resume, overwrite=overwrite))
+            write_whole(folder / RECIPE_FILE, dump(recipe, base=loaded.path.parent))
+        _use_machine(recipe)
+        dataset = _prepared(loaded, source)
+        session = _Session(loaded, dataset)
+        checkpoint = session.resumable() if resume else None
+        session.fit(checkpoint)
+        return session.test(session.best_checkpoint())
+
+
+def prepare(loaded: LoadedRecipe) -> Dataset:
+    """Makes the recipe's dataset folder, or goes on with it, and prints what is in it."""
+    dataset = _prepared(loaded, rehearse(loaded))
+    print(f"{dataset.folder}\n{dataset.describe()}\n\nNext: dicm run {loaded.path}")
+    return dataset
+
+
+def extract(loaded: LoadedRecipe) -> Path | None:
+    """Makes the feature store of the recipe's frozen backbone; returns its folder, None for a trained backbone."""
+    if loaded.recipe.images is None:
+        raise loaded.error("images", "the recipe has no `images`, so there is nothing to extract")
+    _use_machine(loaded.recipe)
+    pictures = _Pictures.of(loaded, _prepared(loaded, rehearse(loaded)))
+    if pictures.features is None:
+        print("The backbone is trained: it reads the pictures themselves, so there is nothing to extract.")
+    else:
+        print(f"{pictures.features}\n\nNext: dicm run {loaded.path}")
+    return pictures.features
+
+
+def test(run_dir: Path) -> dict[str, Any]:
+    """Tests a run's best checkpoint again, prints the table and writes test.json anew."""
+    if not (run_dir / RECIPE_FILE).is_file():
+        raise RunError(f"is not a run folder: it has no {RECIPE_FILE}", where=str(run_dir), todo="See `dicm run --help`.")
+    loaded = load(run_dir / RECIPE_FILE, [f"run_dir={run_dir}"])
+    with claimed(run_dir, resume=True, overwrite=False):
+        _use_machine(loaded.recipe)
+        session = _Session(loaded, _prepared(loaded, rehearse(loaded)))
+        return session.test(session.best_checkpoint())
+
+
+def compare(paths: Sequence[Path], overrides: Sequence[str], seeds: int) -> list[Row]:
+    """Runs each recipe with each seed, each in a process of its own, and prints them in one table.
+
+    A run of the same resolved recipe that has ended is taken as it is; one that was cut off goes on.
+    """
+    console, rows, oracle = Console(), [], None
+    for path in paths:
+        results = []
+        for number in range(seeds):
+            asked = _of_seed(path, overrides, number, seeds)
+            results.append(_finished(path, asked) or _run_apart(path, asked, console))
+        oracle = results[0].get("oracle") or oracle
+        speed = float(np.mean([each["impressions_per_second"] for each in results]))
+        rows.append(Row(str(path), [each["test"] for each in results], speed))
+    print_comparison(rows, oracle, console)
+    return rows
+
+
+# --- compare ---
+
+
+def _of_seed(path: Path, overrides: Sequence[str], number: int, seeds: int) -> list[str]:
+    """Returns the overrides of the n-th seed: the recipe's own seed first, each in a folder of its own."""
+    recipe = load(path, overrides).recipe
+    if seeds == 1:
+        return list(overrides)
+    seed = recipe.seed + number
+    return [*overrides, f"seed={seed}", f"run_dir={recipe.run_dir}/seed-{seed}"]
+
+
+def _finished(path: Path, overrides: Sequence[str]) -> dict[str, Any] | None:
+    loaded = load(path, overrides)
+    folder = Path(loaded.recipe.run_dir)
+    result = read_result(folder)
+    if result is None:
+        return None
+    if (folder / RECIPE_FILE).read_text() != dump(loaded.recipe, base=loaded.path.parent):
+        raise RunError(
+            f"holds a run of another recipe or of other overrides than {path} now",
+            where=str(folder),
+            todo="Delete it, or choose another `run_dir`.",
+        )
+    return result
+
+
+def _run_apart(path: Path, overrides: Sequence[str], console: Console) -> dict[str, Any]:
+    folder = Path(load(path, overrides).recipe.run_dir)
+    again = ["--resume"] if (folder / RECIPE_FILE).is_file() else []
+    command = ["run", str(path), *overrides, *again]
+    console.rule(f"dicm {' '.join(command)}", align="left")
+    ended = subprocess.run([sys.executable, "-m", "dicm_kit", *command], check=False)
+    result = read_result(folder)
+    if ended.returncode or result is None:
+        raise RunError(f"ended with exit code {ended.returncode}; the table needs every run", where=f"dicm run {path}")
+    return result
+
+
+# --- the machine ---
+
+
+def _is_first() -> bool:
+    """Returns whether this process is rank 0, which owns the run folder; known before Lightning starts."""
+    return not rank_zero_only.rank
+
+
+def _use_machine(recipe: Recipe) -> None:
+    """Divides the processor among the ranks of this machine, and keeps memory that torch gives back."""
+    keep_pages()
+    ranks = recipe.trainer.devices if recipe.trainer.devices > 0 else max(1, torch.cuda.device_count())
+    torch.set_num_threads(recipe.trainer.threads or max(1, (os.cpu_count() or 1) // ranks))
+
+
+def _prepared(loaded: LoadedRecipe, source: Any) -> Dataset:
+    data = loaded.recipe.data
+    options = PrepareOptions(data.group, data.history, data.split, data.lanes, data.partitions, data.min_count)
+    try:
+        return prepare_dataset(source, options, data.out)
+    except FieldError as error:
+        raise loaded.error(f"data.{error.field}", error.what, error.todo) from error
+
+
+# --- pictures ---
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    """What the image server reads: the feature folder of a frozen backbone, or the trained backbone itself."""
+
+    features: Path | None
+    backbone: ImageBackbone | None
+    dim: int
+    """C"""
+
+    @classmethod
+    def of(cls, loaded: LoadedRecipe, dataset: Dataset) -> "_Pictures":
+        """Extracts what is missing. A frozen backbone is built only for that."""
+        request, pictures = backbone_request(loaded), dataset.pictures_fingerprint
+        found = find_features(dataset.features_folder, request, pictures)
+        if found is not None:
+            return cls(found, None, FeatureStore.open(found, "mmap").dim)
+        backbone = build_backbone(loaded)
+        if not backbone.frozen:
+            return cls(None, backbone, backbone.out_dim)
+        dataset.features_folder.mkdir(exist_ok=True)
+        with locked(dataset.features_folder / ".lock", lambda: print("Waiting for another process that extracts.")):
+            folder = extract_features(
+                dataset.images_folder,
+                dataset.features_folder,
+                backbone,
+                request=request,
+                partitions=dataset.partitions,
+                pictures_fingerprint=pictures,
+                device=_device(loaded.recipe),
+            )
+        return cls(folder, None, backbone.out_dim)
+
+    def server(self, recipe: Recipe, embedder: Any, dataset: Dataset) -> ImageServer:
+        """Returns the image server on this rank."""
+        assert recipe.images is not None
+        store: FeatureStore | PixelStore
+        if self.backbone is not None:
+            store = PixelStore(dataset.images_folder, self.backbone.transform)
+        else:
+            assert self.features is not None
+            store = FeatureStore.open(self.features, recipe.images.store)
+        return ImageServer(store, embedder, self.backbone, missing=recipe.images.missing)
+
+
+def _device(recipe: Recipe) -> str:
+    wanted = recipe.trainer.accelerator
+    if wanted == "gpu" or (wanted == "auto" and torch.cuda.is_available()):
+        return "cuda"
+    return "cpu"
+
+
+# --- training and test ---
+
+
+class _Session:
+    """A recipe with its dataset: trains, and tests."""
+
+    def __init__(self, loaded: LoadedRecipe, dataset: Dataset):
+        self.loaded, self.recipe, self.dataset = loaded, loaded.recipe, dataset
+        self.folder = Path(loaded.recipe.run_dir)
+        pl.seed_everything(self.recipe.seed, workers=True, verbose=False)
+        self.module = self._module()
+        self.data = CtrDataModule(
+            dataset,
+            batch_size=self.recipe.batch_size,
+            columns=ColumnsUsed(
+                **{side: tuple(getattr(self.recipe.features, side)) for side in SIDES},
+                target_picture=bool(self.recipe.images and self.recipe.images.target),
+                history_picture=bool(self.recipe.images and self.recipe.images.history),
+            ),
+            max_history=self.recipe.data.history.max_length,
+            seed=self.recipe.seed,
+            workers=self.recipe.data.workers,
+        )
+        self.provenance = self._provenance()
+        self.progress = CtrProgress()
+        self.trainer = self._trainer()
+
+    def resumable(self) -> Path:
+        """Returns the newest usable checkpoint of the run folder."""
+        found = find_resumable(self.folder)
+        if found is None:
+            raise RunError(
+                "has no checkpoint to go on from",
+                where=str(self.folder / CHECKPOINTS),
+                todo="Start again with --overwrite; `checkpoint.every` says how often one is written.",
+            )
+        check_provenance(found, self.provenance)
+        if _is_first():
+            print(f"Going on from {found}.")
+        return found
+
+    def fit(self, checkpoint: Path | None) -> None:
+        """Trains; Ctrl-C leaves a checkpoint to go on from."""
+        self.trainer.fit(self.module, datamodule=self.data, ckpt_path=checkpoint, weights_only=True)
+
+    def best_checkpoint(self) -> Path:
+        """Returns the best checkpoint by `checkpoint.monitor`, else the last."""
+        names = ("best.ckpt", "last.ckpt") if self.recipe.checkpoint.monitor else ("last.ckpt",)
+        for name in names:
+            if (path := self.folder / CHECKPOINTS / name).is_file():
+                check_provenance(path, self.provenance)
+                return path
+        raise RunError("has no checkpoint to test", where=str(self.folder), todo="Train it: dicm run RECIPE --resume.")
+
+    def test(self, checkpoint: Path) -> dict[str, Any]:
+        """Tests the checkpoint; writes test.json and prints the table."""
+        self.trainer.test(self.module, datamodule=self.data, ckpt_path=checkpoint, weights_only=True, verbose=False)
+        result: dict[str, Any] = {
+            "run_dir": str(self.folder),
+            "dataset": str(self.dataset.folder),
+            "checkpoint": checkpoint.name,
+            "dicm_kit": __version__,
+            "seed": self.recipe.seed,
+            "steps": self.trainer.global_step,
+            "impressions_per_second": round(self.progress.impressions_per_second, 1),
+            "test": self.module.results["test"],
+        }
+        if self.dataset.has_truth:
+            result["oracle"] = oracle(self.dataset)
+        if _is_first():
+            before = read_result(self.folder)
+            if before is not None and not result["impressions_per_second"]:  # tested again: nothing was trained
+                result["impressions_per_second"] = before["impressions_per_second"]
+            write_result(self.folder, result)
+            print_result(result)
+        return result
+
+    def _module(self) -> CtrModule:
+        recipe, dataset = self.recipe, self.dataset
+        known = {"user": dataset.user, "target": dataset.item, "context": dataset.context, "history": dataset.item}
+        shapes = {side: {name: info.shape for name, info in known[side].items()} for side in SIDES}
+        pictures = _Pictures.of(self.loaded, dataset) if recipe.images else None
+        parts = build_parts(self.loaded, shapes, pictures.dim if pictures else None)
+        optimizer = recipe.optimizer
+        return CtrModule(
+            encoders=parts.encoders,
+            server=pictures.server(recipe, parts.embedder, dataset) if pictures else None,
+            image_target=bool(recipe.images and recipe.images.target),
+            image_history=bool(recipe.images and recipe.images.history),
+            interest=parts.interest,
+            net=parts.net,
+            optimizer=OptimizerPlan(
+                dense_lr=optimizer.dense.lr,
+                weight_decay=optimizer.dense.weight_decay,
+                ids_lr=optimizer.ids.lr,
+                ids_l2=optimizer.ids.l2,
+                backbone_lr=optimizer.backbone.lr if optimizer.backbone else None,
+                **({"decay_every": optimizer.decay.every, "decay_factor": optimizer.decay.factor} if optimizer.decay else {}),
+            ),
+            slices=TargetSlices(dataset.items["train_count"].to_numpy()),
+        )
+
+    def _trainer(self) -> pl.Trainer:
+        options, checkpoint = self.recipe.trainer, self.recipe.checkpoint
+        steps = -(-self.dataset.splits["train"].impressions // self.recipe.batch_size)
+        checkpoints = Checkpoints(
+            self.folder / CHECKPOINTS,
+            every=checkpoint.every or options.validate_every or max(1, steps),
+            keep=checkpoint.keep,
+            monitor=checkpoint.monitor,
+            provenance=self.provenance,
+        )
+        return pl.Trainer(
+            accelerator=options.accelerator,
+            strategy=options.strategy,
+            devices=options.devices,
+            num_nodes=options.num_nodes,
+            precision=options.precision,
+            max_epochs=options.max_epochs if options.max_epochs else -1,
+            max_steps=options.max_steps or -1,
+            gradient_clip_val=options.gradient_clip,
+            log_every_n_steps=options.log_every,
+            val_check_interval=options.validate_every,
+            check_val_every_n_epoch=None if options.validate_every else 1,
+            num_sanity_val_steps=0,
+            logger=_logger(options.logger, self.folder),
+            callbacks=[checkpoints, self.progress],
+            enable_checkpointing=True,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            default_root_dir=self.folder,
+        )
+
+    def _provenance(self) -> Provenance:
+        sides = (self.dataset.user, self.dataset.item, self.dataset.context)
+        vocabularies = sorted({info.vocab for side in sides for info in side.values() if info.vocab})
+        return {
+            "recipe": dump(self.recipe, base=self.loaded.path.parent),
+            "vocabularies": {
+                name: hashlib.sha256(self.dataset.vocab_file(name).read_bytes()).hexdigest()[:16]
+                for name in vocabularies
+            },
+            "plugins": {plugin.name: plugin.version for plugin in self.loaded.registry.plugins},
+            "hook_api": HOOK_API,
+            "dicm_kit": __version__,
+        }
+
+
+def _logger(name: str, folder: Path) -> Any:
+    from lightning.pytorch import loggers
+
+    match name:
+        case "none":
+            return False
+        case "csv":
+            return loggers.CSVLogger(folder.parent, name=folder.name, version="")
+        case "tensorboard":
+            return loggers.TensorBoardLogger(folder, name="tensorboard", version="")
+        case "wandb":
+            return loggers.WandbLogger(name=folder.name, save_dir=folder)
+        case "mlflow":
+            return loggers.MLFlowLogger(experiment_name=folder.name, save_dir=str(folder / "mlflow"))
+        case other:
+            raise AssertionError(other)
+
+
+def oracle(dataset: Dataset) -> dict[str, float]:
+    """Returns the test metrics of the true click probabilities: what no model can beat but by luck."""
+    rows = dataset.impressions("test", ["user", "item", "label", "weight", "click_probability"])
+    probability = rows["click_probability"]
+    metrics = RankingMetrics(TargetSlices(dataset.items["train_count"].to_numpy()))
+    metrics.update(
+        *(torch.from_numpy(rows[name]) for name in ("user", "item")),
+        torch.from_numpy(np.log(probability) - np.log1p(-probability)),
+        *(torch.from_numpy(rows[name]) for name in ("label", "weight")),
+        torch.zeros(len(probability)),
+    )
+    return {name: value for name, value in metrics.compute().items() if not name.startswith("history_")}
