@@ -1,19 +1,25 @@
 """Click-through-rate models that look at pictures, on Lightning. The data's way, file by file:
 
-1. `data/`      logs -> dataset folder -> Batch:  `data/sources/synthetic.py`, `data/prepare.py`, `data/dataset.py`,
-   `data/reader.py`, `data/collate.py`, `data/datamodule.py`
-2. `features/`  Batch -> Encoded:  `features/encoders.py`, `features/tables.py`
-3. `images/`    picture keys -> vectors, every picture computed once:  `images/extract.py`, `images/backbone.py`,
-   `images/store.py`, `images/embedder.py`, `images/server.py`, below them `exchange/dedup.py`, `exchange/owner.py`,
-   `exchange/all_to_all.py` and the picture shards `shards.py`
-4. `interest/`  history vectors -> one interest vector:  `interest/pooling.py`, `interest/attention.py`
-5. `nets/`      all vectors -> logit:  `nets/mlp.py`
-6. `training/`  `training/module.py` knows the order of 2 to 5;  `training/loss.py`, `training/metrics.py`,
-   `training/optimizers.py`, `training/checkpoint.py`, `training/callbacks.py`
+1. `data/`      logs -> dataset folder -> Batch
+   `sources/synthetic.py` a made-up shop, `sources/drawing.py` its pictures; `options.py` the recipe's keys;
+   `prepare.py` the steps: `ingest.py` checks, `pictures.py` shards, `tables.py` joins and sorts, `vocabulary.py`
+   indices, `grouping.py` histories, `lanes.py` files, `steps.py` what is done is not done twice, `progress.py`;
+   `dataset.py` the folder, opened; `order.py`, `ragged.py`, `windows.py`, `reader.py` who reads what and when;
+   `collate.py`, `packed.py`, `datamodule.py`
+2. `features/`  Batch -> Encoded:  `encoders.py`, `tables.py`
+3. `images/`    picture keys -> vectors, every picture computed once
+   `backbone.py`, `extract.py`, `parts.py`, `store.py`, `embedder.py`, `server.py`; below the stages
+   `exchange/dedup.py`, `exchange/owner.py`, `exchange/all_to_all.py`, the shards `shards.py`, decoding `pixels.py`
+4. `interest/`  history vectors -> one interest vector:  `pooling.py`, `attention.py`
+5. `nets/`      all vectors -> logit:  `mlp.py`
+6. `training/`  `module.py` knows the order of 2 to 5;  `loss.py`, `metrics.py`, `optimizers.py`, `checkpoint.py`,
+   `callbacks.py`
+7. `artifacts/` what a run leaves behind:  `run_folder.py`, `results.py`
 
 Round it: `cli.py` reads the command line, `run.py` goes from recipe to result, `recipe/` reads recipes, `registry.py`
 loads plugins, `builtin.py` registers our own components, `hookspecs.py` has the hooks, `interfaces.py` what a plugin
-author subclasses, `types.py` what the stages hand on and the legend of letters, `errors.py` the errors.
+author subclasses, `types.py` what the stages hand on and the legend of letters, `errors.py` the errors, `prelu.py` the
+activation, `memory.py` the allocator.
 """
 
 from importlib import import_module

@@ -35,7 +35,7 @@ class Component(Generic[T]):
     """Makes the component from its config and the sizes known only at run time (`ColumnShape`, `HistoryShapes`,
     `NetShapes`; None for backbones and data sources)."""
     paper: str | None = None
-    """"arXiv:1711.06505, section 4.2", or None when there is no paper."""
+    """"arXiv:1711.06505, section 5.2", or None when there is no paper."""
 
 
 # --- sizes ---

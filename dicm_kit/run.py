@@ -27,6 +27,7 @@ from dicm_kit.data.prepare import prepare as prepare_dataset
 from dicm_kit.data.steps import locked
 from dicm_kit.errors import FieldError, RunError
 from dicm_kit.hookspecs import HOOK_API
+from dicm_kit.images.embedder import Embedder, Standardize
 from dicm_kit.images.extract import extract as extract_features
 from dicm_kit.images.extract import find_features
 from dicm_kit.images.server import ImageServer
@@ -86,7 +87,7 @@ def extract(loaded: LoadedRecipe) -> Path | None:
 def test(run_dir: Path) -> dict[str, Any]:
     """Tests a run's best checkpoint again, prints the table and writes test.json anew."""
     if not (run_dir / RECIPE_FILE).is_file():
-        raise RunError(f"is not a run folder: it has no {RECIPE_FILE}", where=str(run_dir), todo="See `dicm run --help`.")
+        raise RunError(f"is no run folder: it has no {RECIPE_FILE}", where=str(run_dir), todo="See `dicm run --help`.")
     loaded = load(run_dir / RECIPE_FILE, [f"run_dir={run_dir}"])
     with claimed(run_dir, resume=True, overwrite=False):
         _use_machine(loaded.recipe)
@@ -156,7 +157,7 @@ def _run_apart(path: Path, overrides: Sequence[str], console: Console) -> dict[s
 
 def _is_first() -> bool:
     """Returns whether this process is rank 0, which owns the run folder; known before Lightning starts."""
-    return not rank_zero_only.rank
+    return not getattr(rank_zero_only, "rank", 0)
 
 
 def _use_machine(recipe: Recipe) -> None:
@@ -210,15 +211,25 @@ class _Pictures:
             )
         return cls(folder, None, backbone.out_dim)
 
-    def server(self, recipe: Recipe, embedder: Any, dataset: Dataset) -> ImageServer:
+    def server(self, loaded: LoadedRecipe, embedder: Embedder, dataset: Dataset) -> ImageServer:
         """Returns the image server on this rank."""
+        recipe = loaded.recipe
         assert recipe.images is not None
+        standardize = embedder[0] if isinstance(embedder[0], Standardize) else None
         store: FeatureStore | PixelStore
         if self.backbone is not None:
+            if standardize is not None:
+                raise loaded.error(
+                    "images.embedder.standardize",
+                    "a trained backbone has no fixed statistics to standardize by",
+                    "Leave it out, or use `trainable: none`.",
+                )
             store = PixelStore(dataset.images_folder, self.backbone.transform)
         else:
             assert self.features is not None
             store = FeatureStore.open(self.features, recipe.images.store)
+            if standardize is not None:
+                standardize.set(*store.statistics())
         return ImageServer(store, embedder, self.backbone, missing=recipe.images.missing)
 
 
@@ -315,7 +326,7 @@ class _Session:
         optimizer = recipe.optimizer
         return CtrModule(
             encoders=parts.encoders,
-            server=pictures.server(recipe, parts.embedder, dataset) if pictures else None,
+            server=pictures.server(self.loaded, parts.embedder, dataset) if pictures and parts.embedder else None,
             image_target=bool(recipe.images and recipe.images.target),
             image_history=bool(recipe.images and recipe.images.history),
             interest=parts.interest,
@@ -326,7 +337,8 @@ class _Session:
                 ids_lr=optimizer.ids.lr,
                 ids_l2=optimizer.ids.l2,
                 backbone_lr=optimizer.backbone.lr if optimizer.backbone else None,
-                **({"decay_every": optimizer.decay.every, "decay_factor": optimizer.decay.factor} if optimizer.decay else {}),
+                decay_every=optimizer.decay.every if optimizer.decay else 0,
+                decay_factor=optimizer.decay.factor if optimizer.decay else 1.0,
             ),
             slices=TargetSlices(dataset.items["train_count"].to_numpy()),
         )
@@ -400,10 +412,7 @@ def oracle(dataset: Dataset) -> dict[str, float]:
     rows = dataset.impressions("test", ["user", "item", "label", "weight", "click_probability"])
     probability = rows["click_probability"]
     metrics = RankingMetrics(TargetSlices(dataset.items["train_count"].to_numpy()))
-    metrics.update(
-        *(torch.from_numpy(rows[name]) for name in ("user", "item")),
-        torch.from_numpy(np.log(probability) - np.log1p(-probability)),
-        *(torch.from_numpy(rows[name]) for name in ("label", "weight")),
-        torch.zeros(len(probability)),
-    )
+    logit = np.log(probability) - np.log1p(-probability)
+    user, item, label, weight = (torch.from_numpy(rows[name]) for name in ("user", "item", "label", "weight"))
+    metrics.update(user, item, torch.from_numpy(logit), label, weight, torch.zeros(len(logit)))
     return {name: value for name, value in metrics.compute().items() if not name.startswith("history_")}

@@ -13,7 +13,7 @@ A picture key names a picture: the first 63 bits of the SHA-256 of its bytes, ne
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Self
+from typing import Any, Self
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -88,7 +88,8 @@ class Batch:
         return self.mask_GL.shape[0]
 
     def _map(self, move: Callable[[Tensor], Tensor]) -> Self:
-        return replace(self, **{field.name: _moved(getattr(self, field.name), move) for field in fields(self)})
+        moved: dict[str, Any] = {field.name: _moved(getattr(self, field.name), move) for field in fields(self)}
+        return replace(self, **moved)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
         """Returns the batch on `device`; Lightning calls it for batch transfer."""

@@ -11,9 +11,15 @@ from rich.table import Table
 _COLUMNS = {
     "gauc": "GAUC",
     "auc": "AUC",
-    "gauc_unweighted": "GAUC by user",
     "log_loss": "log loss",
     "calibration": "calibration",
+}
+_SLICES = {
+    "": "all",
+    "target_seen": "of items seen in training",
+    "target_decile_1": "of the rarest of them",
+    "target_unseen": "of new items",
+    "history_0": "of users without history",
 }
 
 
@@ -29,47 +35,53 @@ class Row:
 
 
 def print_result(result: Mapping[str, Any], console: Console | None = None) -> None:
-    """Prints the test metrics of one run, with its slices, and the oracle's where the truth is known."""
+    """Prints the test metrics of one run and its main slices, and the oracle's GAUC where the truth is known."""
     console = console or Console()
     test, oracle = result["test"], result.get("oracle")
-    table = Table(title=f"test split of {result['dataset']}, {result['run_dir']}", title_justify="left")
-    table.add_column("impressions of")
+    table = Table(title=f"{result['run_dir']}: test split of {result['dataset']}", title_justify="left")
+    table.add_column("impressions", no_wrap=True)
     table.add_column("count", justify="right")
     for title in _COLUMNS.values():
         table.add_column(title, justify="right")
     if oracle:
         table.add_column("oracle GAUC", justify="right")
-    for name in ("", *_slices_of(test)):
+    for name, title in _SLICES.items():
         prefix = f"{name}/" if name else ""
+        if f"{prefix}impressions" not in test:
+            continue
         cells = [_number(test.get(prefix + metric)) for metric in _COLUMNS]
         best = [_number(oracle.get(f"{prefix}gauc"))] if oracle else []
-        table.add_row(_words(name) or "all", f"{int(test[f'{prefix}impressions']):,}", *cells, *best)
+        table.add_row(title, f"{int(test[f'{prefix}impressions']):,}", *cells, *best)
     console.print(table)
-    left_out = test.get("gauc_left_out")
-    if left_out is not None:
-        console.print(f"GAUC leaves out {left_out:.1%} of the impressions: users with clicks only or with none.")
+    left_out = test["gauc_left_out"]
+    console.print(
+        f"GAUC leaves out {left_out:.1%} of the impressions: users with clicks only, or with none. "
+        f"All slices: {result['run_dir']}/test.json"
+    )
 
 
 def print_comparison(rows: Sequence[Row], oracle: Mapping[str, Any] | None, console: Console | None = None) -> None:
-    """Prints one line per recipe: GAUC and AUC over all, seen and unseen targets; mean and deviation over seeds.
+    """Prints one line per recipe, and the oracle's: AUC, and GAUC over all, seen and new targets.
 
-    With three recipes or more and the oracle known, also the share of the gain: see `recovered`.
+    With several seeds, mean ± standard deviation.
     """
     console = console or Console()
-    slices = {"": "", "target_seen": "seen items", "target_unseen": "unseen items"}
+    columns = {
+        "auc": "AUC",
+        "gauc": "GAUC",
+        "target_seen/gauc": "GAUC, items seen in training",
+        "target_unseen/gauc": "GAUC, new items",
+    }
     table = Table(title="test split", title_justify="left")
-    table.add_column("recipe")
-    table.add_column("AUC", justify="right")
-    for title in slices.values():
-        table.add_column(f"GAUC {title}".strip(), justify="right")
+    table.add_column("recipe", overflow="fold")
+    for title in columns.values():
+        table.add_column(title, justify="right")
     table.add_column("impressions/s", justify="right")
     for row in rows:
-        names = ["auc", *(f"{name}/gauc" if name else "gauc" for name in slices)]
-        cells = [_spread([each[name] for each in row.results if name in each]) for name in names]
+        cells = [_spread([each[name] for each in row.results if name in each]) for name in columns]
         table.add_row(row.name, *cells, f"{row.speed:,.0f}" if row.speed else "")
     if oracle:
-        names = ["auc", *(f"{name}/gauc" if name else "gauc" for name in slices)]
-        table.add_row("oracle: the true probabilities", *(_number(oracle.get(name)) for name in names), "")
+        table.add_row("the oracle: true probabilities", *(_number(oracle.get(name)) for name in columns), "")
     console.print(table)
 
 
@@ -77,14 +89,6 @@ def recovered(baseline: Row, model: Row, reference: Row) -> float:
     """Returns the share of the reference's GAUC gain over the baseline that the model has, mean over seeds."""
     base, own, best = (mean(each["gauc"] for each in row.results) for row in (baseline, model, reference))
     return (own - base) / (best - base)
-
-
-def _slices_of(test: Mapping[str, Any]) -> list[str]:
-    return list(dict.fromkeys(name.split("/")[0] for name in test if "/" in name))
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")
 
 
 def _number(value: float | None) -> str:

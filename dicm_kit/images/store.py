@@ -67,6 +67,23 @@ class FeatureStore:
         found_U = self._keys_S[row_U] == keys
         return self._vectors_SC.index_select(0, row_U).to(keys_U.device), found_U.to(keys_U.device)
 
+    def statistics(self, most: int = 65_536) -> tuple[Float[Tensor, " C"], Float[Tensor, " C"]]:
+        """Returns (mean, deviation) of each dimension, float32, over at most `most` pictures.
+
+        Keys are hashes, so the first rows of every partition are a fair sample, and the same one on every rank.
+        """
+        if self._vectors_SC is not None:
+            blocks = [self._vectors_SC[:most].cpu().numpy()]
+        else:
+            share = -(-most // max(1, len(self._parts)))
+            blocks = [np.asarray(vectors[:share]) for _, vectors in self._parts]
+        count = sum(len(block) for block in blocks)
+        if not count:
+            return torch.zeros(self.dim), torch.ones(self.dim)
+        mean_C = sum(block.sum(0, dtype=np.float64) for block in blocks) / count
+        spread_C = sum(np.square(block.astype(np.float64) - mean_C).sum(0) for block in blocks) / count
+        return torch.from_numpy(mean_C).float(), torch.from_numpy(np.sqrt(spread_C)).float()
+
     def _load(self, device: torch.device) -> None:
         """Copies all vectors into one tensor, sorted by key over all partitions."""
         keys_S = np.concatenate([keys for keys, _ in self._parts])

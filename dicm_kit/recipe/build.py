@@ -92,7 +92,7 @@ def build_parts(loaded: LoadedRecipe, columns: Shapes, image_dim: int | None) ->
     if images is not None:
         assert image_dim is not None
         options = images.embedder
-        embedder = Embedder(image_dim, tuple(options.hidden), options.dim, options.dropout)
+        embedder = Embedder(image_dim, tuple(options.hidden), options.dim, options.dropout, options.standardize)
     # An encoder with a problem counts as one wide, so that the others can still be judged.
     widths = {side: {name: each.out_dim if each else 1 for name, each in encoders[side].items()} for side in SIDES}
     picture = {"image": images.embedder.dim} if images else {}

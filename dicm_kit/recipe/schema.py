@@ -7,7 +7,7 @@ component's config are the section's keys; the config ends up in `config`.
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from dicm_kit.data.prepare import GroupOptions, HistoryOptions, SplitOptions
+from dicm_kit.data.options import GroupOptions, HistoryOptions, SplitOptions
 
 FORMAT = 1
 """The recipe format; raised when a key changes its meaning."""
@@ -99,6 +99,8 @@ class EmbedderSection:
     """Width of a picture vector."""
     dropout: float = 0.0
     """Share of hidden units dropped in training."""
+    standardize: bool = False
+    """Bring each dimension of a frozen backbone's vectors to mean 0 and deviation 1 first; the paper does not."""
 
 
 @dataclass(kw_only=True)

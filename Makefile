@@ -1,0 +1,34 @@
+# make demo    installs, then trains the id-only baseline, DICM and the attribute-fed model on a made-up shop: one table
+# make test    installs, then runs the test suite
+# make lint    ruff, mypy, import contracts
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+DEMO   := recipes/quickstart/baseline.yaml recipes/quickstart/dicm.yaml recipes/quickstart/attributes.yaml
+
+.PHONY: demo test lint install clean
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON) is older than 3.11; name a newer one: make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' -e plugins/example_aggregator
+	touch $@
+
+demo: install
+	$(BIN)/dicm compare $(DEMO)
+
+test: install
+	$(BIN)/pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf $(VENV) data runs
