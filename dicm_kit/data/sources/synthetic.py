@@ -1,7 +1,7 @@
 """A made-up shop whose click probabilities are known: the data of the quickstart, of tests and of benchmarks.
 
 Every item has a drawn picture (colour, shape, texture); every user likes some of each, and likes some items for
-reasons that no picture shows (a latent id factor, the category). A page shows several items to one user at one time;
+reasons that no picture shows (a latent factor, the category). A page shows several items to one user at one time;
 items are shown by a Zipf law among those that exist on that day, and a share of every page is what appeared that day,
 so that the test day shows many items that training never saw. A click is drawn from
 
@@ -33,6 +33,10 @@ _NUM_FACTORS = 4
 _NUM_CATEGORIES = 20
 _NUM_SEGMENTS = 8
 _ATTRIBUTES = {"colour": COLOURS, "shape": SHAPES, "texture": TEXTURES}
+_WEIGHT = {"colour": 0.5, "shape": 0.25, "texture": 0.25}
+"""Share of each attribute in the variance of visual taste."""
+_TREND = 0.5
+"""Share of taste that all users have in common: some colours are in fashion."""
 # Numbers of the random streams; each is a generator of its own, so that no part disturbs another.
 _ITEMS, _USERS, _PAGES, _DRAWING, _SPLIT, _TRENDS = range(6)
 
@@ -107,6 +111,10 @@ class SyntheticSource(DataSource):
         described = json.dumps({"synthetic": _VERSION} | asdict(self.config), sort_keys=True)
         self.fingerprint = hashlib.sha256(described.encode()).hexdigest()[:16]
         self._items = self._make_items()
+        self._trend = {
+            name: self._rng(_TRENDS, number).permutation(np.linspace(-1.6, 1.6, len(values)))
+            for number, (name, values) in enumerate(_ATTRIBUTES.items())
+        }
         # Born today: [first, end) of the items; alive: [0, end).
         days = np.arange(self.config.days)
         self._first_of_day = np.searchsorted(self._items.birth, days, "left")
@@ -147,8 +155,8 @@ class SyntheticSource(DataSource):
         """Yields a JPEG for every item that has a picture of its own."""
         items, size = self._items, self.config.picture_size
         for item in np.flatnonzero(items.picture == np.arange(self.config.items)).tolist():
-            shown = [int(items.attributes[name][item]) for name in _ATTRIBUTES]
-            yield str(item), jpeg(draw(self._rng(_DRAWING, item), *shown, size=size))
+            colour, shape, texture = (int(items.attributes[name][item]) for name in _ATTRIBUTES)
+            yield str(item), jpeg(draw(self._rng(_DRAWING, item), colour, shape, texture, size))
 
     def impressions(self) -> "Iterator[pa.RecordBatch]":
         """Yields the log in blocks of users, unsorted within them."""
@@ -211,16 +219,9 @@ class SyntheticSource(DataSource):
 
     def _users(self, start: int) -> dict[str, np.ndarray]:
         count, rng = min(_USERS_PER_BLOCK, self.config.users - start), self._rng(_USERS, start)
-        # Loves a few things and is cool about the rest: an exponential law, moved and scaled to mean 0, deviation 1.
+        # Loves a few things and is cool about the rest: an exponential law, moved to mean 0 (its deviation is 1).
         own = {name: rng.exponential(size=(count, len(values))) - 1 for name, values in _ATTRIBUTES.items()}
-        trend = {
-            name: self._rng(_TRENDS, n).permutation(np.linspace(-1.6, 1.6, len(values)))
-            for n, (name, values) in enumerate(_ATTRIBUTES.items())
-        }
-        import os
-
-        w = float(os.environ.get("TREND", ".4"))
-        taste = {name: np.sqrt(w) * trend[name] + np.sqrt(1 - w) * own[name] for name in _ATTRIBUTES}
+        taste = {name: np.sqrt(_TREND) * self._trend[name] + np.sqrt(1 - _TREND) * own[name] for name in _ATTRIBUTES}
         return taste | {
             "factor": rng.normal(size=(count, _NUM_FACTORS)),
             "activity": rng.lognormal(0, 0.5, count),
@@ -258,10 +259,7 @@ class SyntheticSource(DataSource):
     ) -> np.ndarray:
         config, items = self.config, self._items
         shown = {name: values[item] for name, values in items.attributes.items()}
-        import os
-
-        W = dict(zip(_ATTRIBUTES, map(float, os.environ.get("WTS", ".333,.333,.333").split(","))))
-        seen = sum(np.sqrt(W[name]) * users[name][user, shown[name]] for name in _ATTRIBUTES)
+        seen = sum(np.sqrt(_WEIGHT[name]) * users[name][user, shown[name]] for name in _ATTRIBUTES)
         # No picture, nothing to like about it.
         seen = np.where(items.picture[item] < 0, 0.0, seen)
         match = (users["factor"][user] * items.factor[item]).sum(1) / np.sqrt(_NUM_FACTORS)
@@ -295,6 +293,6 @@ def _check(config: SyntheticConfig) -> None:
     if config.page_size * 2 > config.items * (1 - config.new_items):
         raise FieldError(
             "page_size",
-            f"is {config.page_size}, but only about {config.items * (1 - config.new_items):.0f} items exist on the first day",
+            f"is {config.page_size}; about {config.items * (1 - config.new_items):.0f} items are there at first",
             todo="Use a page size of at most half of them, more `items`, or fewer `new_items`.",
         )
