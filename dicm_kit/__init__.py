@@ -14,7 +14,7 @@
 5. `nets/`      all vectors -> logit:  `mlp.py`
 6. `training/`  `module.py` knows the order of 2 to 5;  `loss.py`, `metrics.py`, `optimizers.py`, `checkpoint.py`,
    `callbacks.py`
-7. `artifacts/` what a run leaves behind:  `run_folder.py`, `results.py`
+7. `artifacts/` what a run leaves behind:  `run_folder.py`, `metrics_file.py`, `results.py`
 
 Round it: `cli.py` reads the command line, `run.py` goes from recipe to result, `recipe/` reads recipes, `registry.py`
 loads plugins, `builtin.py` registers our own components, `hookspecs.py` has the hooks, `interfaces.py` what a plugin

@@ -1,11 +1,14 @@
 """Recipe -> parts -> Trainer -> result; the one file that sees everything. The commands of `cli.py` end here."""
 
 import hashlib
+import logging
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 
 from dicm_kit import __version__
+from dicm_kit.artifacts.metrics_file import METRICS_FILE, MetricsFile
 from dicm_kit.artifacts.results import Row, print_comparison, print_result
 from dicm_kit.artifacts.run_folder import RECIPE_FILE, claimed, read_result, write_result, write_whole
 from dicm_kit.data.collate import ColumnsUsed
@@ -38,7 +42,14 @@ from dicm_kit.recipe.build import SIDES, backbone_request, build_backbone, build
 from dicm_kit.recipe.load import LoadedRecipe, dump, load
 from dicm_kit.recipe.schema import Recipe
 from dicm_kit.training.callbacks import CtrProgress
-from dicm_kit.training.checkpoint import CHECKPOINTS, Checkpoints, Provenance, check_provenance, find_resumable
+from dicm_kit.training.checkpoint import (
+    CHECKPOINTS,
+    Checkpoints,
+    Provenance,
+    check_provenance,
+    find_resumable,
+    read_checkpoint,
+)
 from dicm_kit.training.metrics import RankingMetrics, TargetSlices
 from dicm_kit.training.module import CtrModule
 from dicm_kit.training.optimizers import OptimizerPlan
@@ -91,6 +102,7 @@ def test(run_dir: Path) -> dict[str, Any]:
     loaded = load(run_dir / RECIPE_FILE, [f"run_dir={run_dir}"])
     with claimed(run_dir, resume=True, overwrite=False):
         _use_machine(loaded.recipe)
+        loaded.recipe.trainer.logger = "none"  # the log is the training's
         session = _Session(loaded, _prepared(loaded, rehearse(loaded)))
         return session.test(session.best_checkpoint())
 
@@ -162,9 +174,20 @@ def _is_first() -> bool:
 
 def _use_machine(recipe: Recipe) -> None:
     """Divides the processor among the ranks of this machine, and keeps memory that torch gives back."""
+    _quiet_lightning()
     keep_pages()
     ranks = recipe.trainer.devices if recipe.trainer.devices > 0 else max(1, torch.cuda.device_count())
     torch.set_num_threads(recipe.trainer.threads or max(1, (os.cpu_count() or 1) // ranks))
+
+
+def _quiet_lightning() -> None:
+    """Leaves out what Lightning says of itself: devices, tips, "max_epochs reached"; warnings stay."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # lightning 2.6.6 calls a deprecated name of torch; it goes with Lightning's next release
+    warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")
+    # a trained backbone's BatchNorm is frozen, on purpose
+    warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
 
 
 def _prepared(loaded: LoadedRecipe, source: Any) -> Dataset:
@@ -283,7 +306,8 @@ class _Session:
 
     def fit(self, checkpoint: Path | None) -> None:
         """Trains; Ctrl-C leaves a checkpoint to go on from."""
-        self.trainer.fit(self.module, datamodule=self.data, ckpt_path=checkpoint, weights_only=True)
+        with _interruptible():
+            self.trainer.fit(self.module, datamodule=self.data, ckpt_path=checkpoint, weights_only=True)
 
     def best_checkpoint(self) -> Path:
         """Returns the best checkpoint by `checkpoint.monitor`, else the last."""
@@ -296,14 +320,15 @@ class _Session:
 
     def test(self, checkpoint: Path) -> dict[str, Any]:
         """Tests the checkpoint; writes test.json and prints the table."""
-        self.trainer.test(self.module, datamodule=self.data, ckpt_path=checkpoint, weights_only=True, verbose=False)
+        with _interruptible():
+            self.trainer.test(self.module, datamodule=self.data, ckpt_path=checkpoint, weights_only=True, verbose=False)
         result: dict[str, Any] = {
             "run_dir": str(self.folder),
             "dataset": str(self.dataset.folder),
             "checkpoint": checkpoint.name,
             "dicm_kit": __version__,
             "seed": self.recipe.seed,
-            "steps": self.trainer.global_step,
+            "steps": read_checkpoint(checkpoint)["global_step"],
             "impressions_per_second": round(self.progress.impressions_per_second, 1),
             "test": self.module.results["test"],
         }
@@ -362,7 +387,7 @@ class _Session:
             max_epochs=options.max_epochs if options.max_epochs else -1,
             max_steps=options.max_steps or -1,
             gradient_clip_val=options.gradient_clip,
-            log_every_n_steps=options.log_every,
+            log_every_n_steps=min(options.log_every, max(1, steps)),  # no line at all would be logged of a short epoch
             val_check_interval=options.validate_every,
             check_val_every_n_epoch=None if options.validate_every else 1,
             num_sanity_val_steps=0,
@@ -389,6 +414,19 @@ class _Session:
         }
 
 
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Lets Ctrl-C be a KeyboardInterrupt: Lightning makes exit code 1 of it and goes on ignoring the signal."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as ended:
+        if not isinstance(ended.__context__, KeyboardInterrupt):
+            raise
+        signal.signal(signal.SIGINT, before)
+        raise KeyboardInterrupt from ended
+
+
 def _logger(name: str, folder: Path) -> Any:
     from lightning.pytorch import loggers
 
@@ -396,7 +434,7 @@ def _logger(name: str, folder: Path) -> Any:
         case "none":
             return False
         case "csv":
-            return loggers.CSVLogger(folder.parent, name=folder.name, version="")
+            return MetricsFile(folder / METRICS_FILE)
         case "tensorboard":
             return loggers.TensorBoardLogger(folder, name="tensorboard", version="")
         case "wandb":
@@ -411,7 +449,8 @@ def oracle(dataset: Dataset) -> dict[str, float]:
     """Returns the test metrics of the true click probabilities: what no model can beat but by luck."""
     rows = dataset.impressions("test", ["user", "item", "label", "weight", "click_probability"])
     probability = rows["click_probability"]
-    metrics = RankingMetrics(TargetSlices(dataset.items["train_count"].to_numpy()))
+    slices = TargetSlices(dataset.items["train_count"].to_numpy())
+    metrics = RankingMetrics(slices, over_ranks=False)  # every rank reads all of it
     logit = np.log(probability) - np.log1p(-probability)
     user, item, label, weight = (torch.from_numpy(rows[name]) for name in ("user", "item", "label", "weight"))
     metrics.update(user, item, torch.from_numpy(logit), label, weight, torch.zeros(len(logit)))

@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,7 +16,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
 
 from dicm_kit.errors import RunError, some
 from dicm_kit.training.module import CtrModule
@@ -75,7 +76,7 @@ class Checkpoints(Checkpoint):
             if module.stop_requested or not (self._in_batch or ranks > 1):
                 signal.default_int_handler(signum, frame)
             module.stop_requested = True
-            rank_zero_info("Stopping after this step; press Ctrl-C again to stop at once.")
+            _tell("Stopping after this step; press Ctrl-C again to stop at once.")
 
         return handle
 
@@ -108,9 +109,13 @@ class Checkpoints(Checkpoint):
         if pl_module.totals.stop or (pl_module.stop_requested and trainer.world_size == 1):
             self._write(trainer, "last.ckpt")
             raise KeyboardInterrupt
+        is_last_batch = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        if self._step == trainer.max_steps and not is_last_batch:
+            # Now: when training has ended Lightning counts the epoch as done, and a resume would skip its rest.
+            self._write(trainer, "last.ckpt")
         if self._step % self.every == 0:
             # At the end of an epoch only after its validation, which a resume would leave out.
-            self._due = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+            self._due = is_last_batch
             if not self._due:
                 self._write_step(trainer)
 
@@ -144,9 +149,10 @@ class Checkpoints(Checkpoint):
             self._write(trainer, "best.ckpt")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes `last.ckpt`."""
+        """Writes `last.ckpt`, where `max_steps` did not end the training within an epoch."""
         self._give_back_signal()
-        self._write(trainer, "last.ckpt")
+        if self._written_at != self._step:
+            self._write(trainer, "last.ckpt")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Writes `last.ckpt` at the last finished step, unless the parameters are not those of a finished step."""
@@ -220,6 +226,11 @@ class Checkpoints(Checkpoint):
                 where=str(self.folder / name),
                 todo="Make room or choose another run_dir, then go on with --resume.",
             ) from error
+
+
+@rank_zero_only
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def random_state(device: torch.device) -> dict[str, Any]:

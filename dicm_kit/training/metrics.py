@@ -118,8 +118,9 @@ class RankingMetrics(Metric):
     weight: list[Tensor]
     history: list[Tensor]
 
-    def __init__(self, slices: TargetSlices | None = None):
-        super().__init__()
+    def __init__(self, slices: TargetSlices | None = None, over_ranks: bool = True):
+        """Takes whether `compute` joins the rows of all ranks."""
+        super().__init__(sync_on_compute=over_ranks)
         self.slices = slices
         for name in ("user", "item", "logit", "label", "weight", "history"):
             self.add_state(name, default=[], dist_reduce_fx="cat")
@@ -142,7 +143,7 @@ class RankingMetrics(Metric):
             bad = int((~np.isfinite(rows["logit"])).sum())
             raise TrainingError(
                 f"{bad} of {len(rows['logit'])} predictions are not finite",
-                todo="Lower the learning rate, set trainer.gradient_clip_val, or look at the number columns.",
+                todo="Lower the learning rate, set trainer.gradient_clip, or look at the number columns.",
             )
         results = _all_metrics(rows)
         if self.slices is not None:

@@ -157,7 +157,7 @@ class CtrModule(LightningModule):
             f"the loss is {totals.loss}; not finite, in the order of the data's way: {some(mine)}",
             where=f"step {self.trainer.global_step + 1}",
             todo="If a column is named, mend its values (`transform: log1p` tames large numbers). If only vectors or "
-            "parameters are, training has diverged: lower the learning rate or set trainer.gradient_clip_val.",
+            "parameters are, training has diverged: lower the learning rate or set trainer.gradient_clip.",
         )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
