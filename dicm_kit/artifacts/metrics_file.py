@@ -78,11 +78,13 @@ class MetricsFile(Logger):
         """Writes the file anew: with today's columns, and without lines from step `before` on."""
         lines = []
         if self.path.is_file():
-            with self.path.open(newline="") as file:
-                reader = csv.DictReader(file)
-                lines = [line for line in reader if before is None or int(line["step"]) < before]
-                if before is not None:
-                    self._columns = list(reader.fieldnames or [])
+            # A machine that went down leaves a last line that was cut.
+            reader = csv.DictReader(
+                line for line in self.path.read_text().splitlines(keepends=True) if line[-1] == "\n"
+            )
+            lines = [line for line in reader if before is None or int(line["step"]) < before]
+            if before is not None:
+                self._columns = list(reader.fieldnames or [])
         assert self._columns is not None, "save() comes first"
         aside = self.path.with_name(f".{self.path.name}.tmp")
         with aside.open("w", newline="") as file:

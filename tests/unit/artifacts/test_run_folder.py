@@ -1,0 +1,119 @@
+"""A run folder holds one run at a time, and nothing in it is overwritten unasked."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dicm_kit.artifacts.run_folder import claimed, read_result, write_result, write_whole
+from dicm_kit.errors import RunError
+
+HOLD = """
+import sys
+from pathlib import Path
+from dicm_kit.artifacts.run_folder import claimed
+with claimed(Path(sys.argv[1]), resume=False, overwrite=False):
+    print("in", flush=True)
+    sys.stdin.read()
+"""
+
+
+def files(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def claim(folder: Path, *, resume: bool = False, overwrite: bool = False) -> set[str]:
+    """Claims the folder and returns what the run then finds in it."""
+    with claimed(folder, resume=resume, overwrite=overwrite):
+        return files(folder) - {".lock"}
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> Path:
+    folder = tmp_path / "run"
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints/last.ckpt").write_bytes(b"weights")
+    write_whole(folder / "recipe.yaml", "dicm: 1\n")
+    write_result(folder, {"test": {"gauc": 0.5}})
+    return folder
+
+
+def test_a_new_folder_is_made(tmp_path: Path) -> None:
+    assert claim(tmp_path / "runs/new") == set()
+    assert (tmp_path / "runs/new/.lock").read_text() == f"{os.getpid()}\n"
+
+
+def test_an_empty_folder_can_be_claimed_again(tmp_path: Path) -> None:
+    """A run that ended before it wrote anything, by a wrong dataset for one, leaves no trace."""
+    assert claim(tmp_path) == set()
+    assert claim(tmp_path) == set()
+
+
+def test_another_process_keeps_the_folder(tmp_path: Path) -> None:
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "in\n"
+        for asked in ({}, {"resume": True}, {"overwrite": True}):
+            with pytest.raises(RunError, match=rf"another run is in this folder now \(process {holder.pid}\)"):
+                claim(tmp_path, **asked)
+    assert claim(tmp_path) == set(), "free when it has ended"
+
+
+def test_a_killed_run_holds_nothing(tmp_path: Path) -> None:
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        holder.kill()
+        holder.wait()
+        assert claim(tmp_path, resume=True) == set()
+
+
+def test_a_finished_run_is_left_alone(finished: Path) -> None:
+    before = files(finished)
+    with pytest.raises(RunError, match="holds a finished run") as caught:
+        claim(finished)
+    assert "--resume" in str(caught.value)
+    assert "--overwrite" in str(caught.value)
+    assert files(finished) - {".lock"} == before
+
+
+def test_a_run_that_was_not_finished_is_called_so(finished: Path) -> None:
+    (finished / "test.json").unlink()
+    with pytest.raises(RunError, match="holds a run that was not finished"):
+        claim(finished)
+
+
+def test_resume_keeps_everything(finished: Path) -> None:
+    assert claim(finished, resume=True) == {"recipe.yaml", "test.json", "checkpoints"}
+
+
+def test_overwrite_empties_the_folder(finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/kept").touch()
+    (finished / "link").symlink_to(tmp_path / "elsewhere")
+    assert claim(finished, overwrite=True) == set()
+    assert files(tmp_path / "elsewhere") == {"kept"}, "a link goes, not what it leads to"
+
+
+def test_overwrite_never_empties_a_folder_that_is_no_run(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(RunError, match="is not a run folder"):
+        claim(tmp_path, overwrite=True)
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+def test_the_result_is_read_as_written(finished: Path) -> None:
+    assert read_result(finished) == {"test": {"gauc": 0.5}}
+    assert read_result(finished / "checkpoints") is None
+    assert not [name for name in files(finished) if name.endswith(".tmp")]
+    (finished / "test.json").write_text('{"test": {')
+    with pytest.raises(RunError, match="is not JSON"):
+        read_result(finished)
