@@ -140,8 +140,7 @@ def _of_seed(path: Path, overrides: Sequence[str], number: int, seeds: int) -> l
 def _finished(path: Path, overrides: Sequence[str]) -> dict[str, Any] | None:
     loaded = load(path, overrides)
     folder = Path(loaded.recipe.run_dir)
-    result = read_result(folder)
-    if result is None:
+    if not (folder / RECIPE_FILE).is_file():
         return None
     if (folder / RECIPE_FILE).read_text() != dump(loaded.recipe, base=loaded.path.parent):
         raise RunError(
@@ -149,12 +148,14 @@ def _finished(path: Path, overrides: Sequence[str]) -> dict[str, Any] | None:
             where=str(folder),
             todo="Delete it, or choose another `run_dir`.",
         )
-    return result
+    return read_result(folder)
 
 
 def _run_apart(path: Path, overrides: Sequence[str], console: Console) -> dict[str, Any]:
     folder = Path(load(path, overrides).recipe.run_dir)
-    again = ["--resume"] if (folder / RECIPE_FILE).is_file() else []
+    again = []
+    if (folder / RECIPE_FILE).is_file():  # of the same recipe, and cut off
+        again = ["--resume"] if find_resumable(folder) else ["--overwrite"]
     command = ["run", str(path), *overrides, *again]
     console.rule(f"dicm {' '.join(command)}", align="left")
     ended = subprocess.run([sys.executable, "-m", "dicm_kit", *command], check=False)
