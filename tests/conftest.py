@@ -20,6 +20,8 @@ _LIGHTNINGS = {
     "LOCAL_RANK",
 }
 """Lightning sets them for its child processes and never takes them back; the guard does."""
+_TORCHS = {"PYTORCH_NVML_BASED_CUDA_CHECK", "TORCHINDUCTOR_CACHE_DIR"}
+"""Set when Lightning looks for devices, and when torch's compiler is first imported."""
 _PYTESTS = {"PYTEST_CURRENT_TEST"}
 
 
@@ -72,7 +74,7 @@ def _variables(before: dict[str, str]) -> list[str]:
             os.environ[name] = before[name]
         else:
             del os.environ[name]
-    return [f"environment variable {name}" for name in sorted(changed - _PYTESTS - _LIGHTNINGS)]
+    return [f"environment variable {name}" for name in sorted(changed - _PYTESTS - _LIGHTNINGS - _TORCHS)]
 
 
 def _threads(before: set[threading.Thread]) -> list[str]:

@@ -46,6 +46,8 @@ def claimed(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[None]:
         lock.write(f"{os.getpid()}\n")
         lock.flush()
         held = sorted(path.name for path in folder.iterdir() if path.name != _LOCK)
+        if held == [RECIPE_FILE]:  # a run that ended before its first step, by a wrong log for one: nothing is lost
+            held = []
         if held and overwrite:
             _empty(folder)
         elif held and not resume:
