@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -172,16 +173,17 @@ def test_ctrl_c_leaves_a_run_that_can_be_resumed(shop: Path, monkeypatch: pytest
     assert_same_training(shop / "pressed", shop / "run")
 
 
-def test_a_run_interrupted_from_the_terminal(shop: Path) -> None:
-    overrides = ["trainer.max_epochs=100000", *arguments(shop, run_dir="terminal")]
+def test_two_ranks_interrupted_from_the_terminal_and_resumed_on_one(shop: Path) -> None:
+    overrides = ["trainer.max_epochs=100000", *arguments(shop, "trainer.devices=2", run_dir="terminal")]
     process = start("run", "recipes/debug.yaml", *overrides)
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("epoch 2 "):
             break
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)  # as the terminal does: every rank hears it
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
+    assert "Stopping after this step" in errors
     assert errors.strip().splitlines()[-1] == "Interrupted."
     assert "Traceback" not in errors
     assert alive(process.pid) == []
