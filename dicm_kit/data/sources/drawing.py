@@ -15,16 +15,16 @@ def draw(rng: np.random.Generator, colour: int, shape: int, texture: int, size: 
     # Drawn at twice the size and averaged, so that edges are smooth.
     fine = 2 * size
     axis = (np.arange(fine, dtype=np.float32) + 0.5) / size - 1
-    place, scale, angle = rng.uniform(-0.06, 0.06, 2), rng.uniform(0.73, 0.85), rng.uniform(-0.15, 0.15)
+    place, scale, angle = rng.uniform(-0.03, 0.03, 2), rng.uniform(0.76, 0.82), rng.uniform(-0.06, 0.06)
     x, y = axis[None, :] - place[0], axis[:, None] - place[1]
     x, y = (x * np.cos(angle) - y * np.sin(angle)) / scale, (x * np.sin(angle) + y * np.cos(angle)) / scale
 
     inside = _shape(shape, x, y) & (np.maximum(abs(x), abs(y)) < 1)
-    bright = _texture(texture, x * (zoom := rng.uniform(0.9, 1.1)), y * zoom)
-    hue = (colour + rng.uniform(-0.2, 0.2)) / len(COLOURS) % 1
-    light = np.array(colorsys.hsv_to_rgb(hue, rng.uniform(0.75, 1), rng.uniform(0.8, 1)), dtype=np.float32)
+    bright = _texture(texture, x * (zoom := rng.uniform(0.96, 1.04)), y * zoom)
+    hue = (colour + rng.uniform(-0.1, 0.1)) / len(COLOURS) % 1
+    light = np.array(colorsys.hsv_to_rgb(hue, rng.uniform(0.85, 1), rng.uniform(0.9, 1)), dtype=np.float32)
     product = np.where(bright[..., None], light, 0.1 * light)
-    pixels = np.where(inside[..., None], product, np.float32(rng.uniform(0.93, 1)))
+    pixels = np.where(inside[..., None], product, np.float32(rng.uniform(0.96, 1)))
     pixels = pixels + rng.normal(0, 0.02, (fine, fine, 1)).astype(np.float32)
     pixels = pixels.clip(0, 1).reshape(size, 2, size, 2, 3).mean((1, 3))
     return (255 * pixels).astype(np.uint8)

@@ -33,9 +33,9 @@ _NUM_FACTORS = 4
 _NUM_CATEGORIES = 20
 _NUM_SEGMENTS = 8
 _ATTRIBUTES = {"colour": COLOURS, "shape": SHAPES, "texture": TEXTURES}
-_WEIGHT = {"colour": 0.5, "shape": 0.25, "texture": 0.25}
+_WEIGHT = {"colour": 0.7, "shape": 0.15, "texture": 0.15}
 """Share of each attribute in the variance of visual taste."""
-_TREND = 0.5
+_TREND = 0.6
 """Share of taste that all users have in common: some colours are in fashion."""
 # Numbers of the random streams; each is a generator of its own, so that no part disturbs another.
 _ITEMS, _USERS, _PAGES, _DRAWING, _SPLIT, _TRENDS = range(6)
@@ -97,7 +97,7 @@ class _Items:
 
 
 class SyntheticSource(DataSource):
-    """Streams of the made-up shop; memory grows with the items, not with users or impressions."""
+    """Streams of the made-up shop; memory grows with the items and with the impressions of 4,096 users."""
 
     def __init__(self, **config: float):
         self.config = SyntheticConfig(**config)  # type: ignore[arg-type]
@@ -193,6 +193,7 @@ class SyntheticSource(DataSource):
         config, rng, number = self.config, self._rng(_ITEMS), np.arange(self.config.items)
         later = rng.random(config.items) < config.new_items
         birth = np.sort(np.where(later, rng.integers(1, max(config.days, 2), config.items), 0))
+        birth[: config.page_size] = 0  # the first page shows distinct items, too
         category = rng.integers(0, _NUM_CATEGORIES, config.items)
         # Items of a category are alike in what no picture shows.
         centre = rng.normal(size=(_NUM_CATEGORIES, _NUM_FACTORS))
@@ -287,12 +288,16 @@ def _check(config: SyntheticConfig) -> None:
     for name in ("new_items", "novelty", "without_picture", "shared_picture"):
         if not 0 <= getattr(config, name) <= 1:
             raise FieldError(name, f"is a share and lies between 0 and 1, got {getattr(config, name)}")
+    for name in ("visual", "ids", "zipf"):
+        if not 0 <= getattr(config, name) < 100:
+            raise FieldError(name, f"lies between 0 and 100, got {getattr(config, name)}")
+    if config.seed < 0:
+        raise FieldError("seed", f"must be at least 0, got {config.seed}")
     if not 0 < config.click_rate < 1:
         raise FieldError("click_rate", f"lies between 0 and 1, got {config.click_rate}")
-    # Every page shows distinct items, so the first day must have enough of them.
-    if config.page_size * 2 > config.items * (1 - config.new_items):
+    if config.page_size > config.items:
         raise FieldError(
             "page_size",
-            f"is {config.page_size}; about {config.items * (1 - config.new_items):.0f} items are there at first",
-            todo="Use a page size of at most half of them, more `items`, or fewer `new_items`.",
+            f"is {config.page_size}, but there are {config.items} items, and a page shows none twice",
+            todo="Use a smaller page or more `items`.",
         )
