@@ -113,19 +113,25 @@ def compare(paths: Sequence[Path], overrides: Sequence[str], seeds: int) -> list
     A run of the same resolved recipe that has ended is taken as it is; one that was cut off goes on.
     """
     console, rows, oracle = Console(), [], None
-    for path in paths:
+    for path, name in zip(paths, _names(paths), strict=True):
         results = []
         for number in range(seeds):
             asked = _of_seed(path, overrides, number, seeds)
             results.append(_finished(path, asked) or _run_apart(path, asked, console))
         oracle = results[0].get("oracle") or oracle
         speed = float(np.mean([each["impressions_per_second"] for each in results]))
-        rows.append(Row(str(path), [each["test"] for each in results], speed))
+        rows.append(Row(name, [each["test"] for each in results], speed))
     print_comparison(rows, oracle, console)
     return rows
 
 
 # --- compare ---
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """Returns the recipes' names for a table: `dicm`, or with their folders where two are called alike."""
+    stems = [path.stem for path in paths]
+    return stems if len(set(stems)) == len(stems) else [str(path.with_suffix("")) for path in paths]
 
 
 def _of_seed(path: Path, overrides: Sequence[str], number: int, seeds: int) -> list[str]:

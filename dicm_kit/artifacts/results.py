@@ -16,10 +16,10 @@ _COLUMNS = {
 }
 _SLICES = {
     "": "all",
-    "target_seen": "of items seen in training",
-    "target_decile_1": "of the rarest of them",
-    "target_unseen": "of new items",
-    "history_0": "of users without history",
+    "target_seen": "items seen in training",
+    "target_decile_1": "the rarest of them",
+    "target_unseen": "new items",
+    "history_0": "no history",
 }
 
 
@@ -42,9 +42,9 @@ def print_result(result: Mapping[str, Any], console: Console | None = None) -> N
     table.add_column("impressions", no_wrap=True)
     table.add_column("count", justify="right")
     for title in _COLUMNS.values():
-        table.add_column(title, justify="right")
+        table.add_column(title, justify="right", no_wrap=True)
     if oracle:
-        table.add_column("oracle GAUC", justify="right")
+        table.add_column("oracle", justify="right")
     for name, title in _SLICES.items():
         prefix = f"{name}/" if name else ""
         if f"{prefix}impressions" not in test:
@@ -69,20 +69,24 @@ def print_comparison(rows: Sequence[Row], oracle: Mapping[str, Any] | None, cons
     columns = {
         "auc": "AUC",
         "gauc": "GAUC",
-        "target_seen/gauc": "GAUC, items seen in training",
-        "target_unseen/gauc": "GAUC, new items",
+        "target_seen/gauc": "GAUC seen",
+        "target_unseen/gauc": "GAUC new",
     }
     table = Table(title="test split", title_justify="left")
-    table.add_column("recipe", overflow="fold")
+    table.add_column("recipe", no_wrap=True)
     for title in columns.values():
-        table.add_column(title, justify="right")
-    table.add_column("impressions/s", justify="right")
+        table.add_column(title, justify="right", no_wrap=True)
+    several = any(len(row.results) > 1 for row in rows)  # then there is no room for it
+    if not several:
+        table.add_column("impressions/s", justify="right", no_wrap=True)
     for row in rows:
         cells = [_spread([each[name] for each in row.results if name in each]) for name in columns]
-        table.add_row(row.name, *cells, f"{row.speed:,.0f}" if row.speed else "")
+        speed = [] if several else [f"{row.speed:,.0f}" if row.speed else ""]
+        table.add_row(row.name, *cells, *speed)
     if oracle:
-        table.add_row("the oracle: true probabilities", *(_number(oracle.get(name)) for name in columns), "")
+        table.add_row("oracle (truth)", *(_number(oracle.get(name)) for name in columns))
     console.print(table)
+    console.print("seen, new: impressions of items that training has seen, and has not.")
 
 
 def recovered(baseline: Row, model: Row, reference: Row) -> float:
@@ -98,4 +102,4 @@ def _number(value: float | None) -> str:
 def _spread(values: Sequence[float]) -> str:
     if not values:
         return "-"
-    return f"{mean(values):.4f}" + (f" ± {stdev(values):.4f}" if len(values) > 1 else "")
+    return f"{mean(values):.4f}" + (f" ±{stdev(values):.4f}" if len(values) > 1 else "")

@@ -195,7 +195,8 @@ def test_columns_are_those_of_the_streams(source: SyntheticSource) -> None:
     [
         ("users", 0), ("items", 0), ("impressions", 0), ("days", 0), ("page_size", 0), ("picture_size", 0),
         ("new_items", 1.5), ("novelty", -0.1), ("without_picture", 2.0), ("shared_picture", -1.0),
-        ("click_rate", 0.0), ("click_rate", 1.0), ("page_size", 300),
+        ("click_rate", 0.0), ("click_rate", 1.0), ("page_size", 100_000),
+            ("seed", -1), ("visual", float("nan")), ("zipf", -1.0),
     ],
 )  # fmt: skip
 def test_values_that_make_no_shop_are_refused(key: str, value: float) -> None:
