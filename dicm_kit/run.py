@@ -22,7 +22,7 @@ from rich.console import Console
 from dicm_kit import __version__
 from dicm_kit.artifacts.metrics_file import METRICS_FILE, MetricsFile
 from dicm_kit.artifacts.results import Row, print_comparison, print_result
-from dicm_kit.artifacts.run_folder import RECIPE_FILE, claimed, read_result, write_result, write_whole
+from dicm_kit.artifacts.run_folder import RECIPE_FILE, claimed, read_result, write_result
 from dicm_kit.data.collate import ColumnsUsed
 from dicm_kit.data.datamodule import CtrDataModule
 from dicm_kit.data.dataset import Dataset
@@ -53,6 +53,7 @@ from dicm_kit.training.checkpoint import (
 from dicm_kit.training.metrics import RankingMetrics, TargetSlices
 from dicm_kit.training.module import CtrModule
 from dicm_kit.training.optimizers import OptimizerPlan
+from dicm_kit.whole_file import write_whole
 
 
 def run(loaded: LoadedRecipe, *, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import yaml
 
 from dicm_kit.errors import ImageError, some
 from dicm_kit.pixels import MAX_BYTES, PictureRejected, check_picture, decode, extension
+from dicm_kit.whole_file import sync_folder, write_whole
 
 __all__ = [
     "PictureIndex",
@@ -115,7 +116,7 @@ class ShardWriter(AbstractContextManager["ShardWriter"]):
         for partition in sorted(self._open):
             self._finish(partition)
         counts = {"version": VERSION, "partitions": self.num_partitions, "shards": dict(sorted(self._counts.items()))}
-        _write_whole(self.folder / COUNTS, yaml.safe_dump(counts, sort_keys=False).encode())
+        write_whole(self.folder / COUNTS, yaml.safe_dump(counts, sort_keys=False).encode())
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -151,7 +152,7 @@ class ShardWriter(AbstractContextManager["ShardWriter"]):
         del self._open[partition]
         path = Path(file.name).with_suffix("")
         Path(file.name).replace(path)
-        _sync_folder(self.folder)
+        sync_folder(self.folder)
         self._counts[path.name] = count
 
 
@@ -289,25 +290,6 @@ def _read_counts(folder: Path) -> dict:
     return counts
 
 
-def _write_whole(path: Path, data: bytes) -> None:
-    """Writes a file that is there whole or not at all."""
-    aside = path.with_name(path.name + ".tmp")
-    with aside.open("wb") as file:
-        file.write(data)
-        _sync(file)
-    aside.replace(path)
-    _sync_folder(path.parent)
-
-
 def _sync(file: BinaryIO) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes renames in the folder last through a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from dicm_kit.errors import RunError
+from dicm_kit.whole_file import write_whole
 
 RECIPE_FILE = "recipe.yaml"
 RESULT_FILE = "test.json"
@@ -58,16 +59,6 @@ def claimed(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[None]:
                 todo="Go on with it by --resume, delete it by --overwrite, or give this run its own: run_dir=OTHER.",
             )
         yield
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file that appears whole or not at all."""
-    aside = path.with_name(f".{path.name}.tmp")
-    with aside.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:

@@ -11,6 +11,7 @@ import yaml
 
 from dicm_kit.errors import DataError, did_you_mean, some
 from dicm_kit.interfaces import ColumnShape, Kind
+from dicm_kit.whole_file import write_whole
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -98,8 +99,6 @@ class Dataset:
 
     def save(self) -> None:
         """Writes dataset.yaml, whole or not at all. It comes last: a folder without it is not a dataset."""
-        from dicm_kit.data.steps import write_whole
-
         content = {
             "dicm_dataset": VERSION,
             **{name: getattr(self, name) for name in _PLAIN},

@@ -24,10 +24,11 @@ from dicm_kit.data.lanes import ItemFacts, sorted_runs, write_lanes
 from dicm_kit.data.options import GroupOptions, HistoryOptions, PrepareOptions, SplitOptions, check_options
 from dicm_kit.data.pictures import REJECTED, fingerprint_of, store_pictures
 from dicm_kit.data.progress import Shown, shown
-from dicm_kit.data.steps import Steps, full_disk_explained, locked, publish, write_whole
+from dicm_kit.data.steps import Steps, full_disk_explained, locked, publish
 from dicm_kit.data.tables import Tables
 from dicm_kit.errors import DataError
 from dicm_kit.interfaces import DataSource
+from dicm_kit.whole_file import write_whole
 
 __all__ = ["GroupOptions", "HistoryOptions", "PrepareOptions", "SplitOptions", "prepare"]
 

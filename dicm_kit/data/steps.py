@@ -3,7 +3,6 @@
 import errno
 import fcntl
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dicm_kit.errors import DataError
+from dicm_kit.whole_file import sync_folder, write_whole
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -19,26 +19,6 @@ if TYPE_CHECKING:
 _STATE = "state.json"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FULL_IN_DUCKDB = ("No space left", "max_temp_directory_size")  # the second is a share of what is free
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Writes a file aside, syncs it and puts it in place."""
-    aside = path.with_name(path.name + ".tmp")
-    with aside.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes the names in a folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def publish(aside: Path, target: Path) -> None:

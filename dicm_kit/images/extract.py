@@ -19,10 +19,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dicm_kit.errors import ImageError
-from dicm_kit.images.parts import VERSION, PartWriter, is_written, read_rejected, write_whole
+from dicm_kit.images.parts import VERSION, PartWriter, is_written, read_rejected
 from dicm_kit.interfaces import ImageBackbone
 from dicm_kit.memory import keep_pages
 from dicm_kit.shards import PictureRejected, Shard, decode, list_shards, read_shard, shard_keys
+from dicm_kit.whole_file import write_whole
 
 Precision = Literal["auto", "float32", "bfloat16"]
 

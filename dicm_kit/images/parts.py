@@ -12,6 +12,7 @@ import numpy as np
 import yaml
 
 from dicm_kit.errors import ImageError
+from dicm_kit.whole_file import write_whole
 
 VERSION = 1
 
@@ -110,26 +111,6 @@ class PartWriter:
         start = _write_header(self._file, len(kept), self.dim)
         assert start == self._start, "numpy pads its header so that a smaller number fits into the same place"
         self._file.truncate(self._start + len(kept) * width)
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Writes a small file that is there whole or not at all; any number of ranks may write the same."""
-    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with aside.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes renames in the folder last through a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _write_header(file: Any, rows: int, dim: int) -> int:

@@ -11,12 +11,13 @@ from recipes.debug_runs import debug
 from sklearn.metrics import log_loss, roc_auc_score
 
 from dicm_kit import run
-from dicm_kit.artifacts.run_folder import write_result, write_whole
+from dicm_kit.artifacts.run_folder import write_result
 from dicm_kit.data.dataset import Dataset
 from dicm_kit.data.prepare import PrepareOptions, prepare
 from dicm_kit.data.sources.synthetic import SyntheticConfig, build_synthetic
 from dicm_kit.errors import RecipeError, RunError
 from dicm_kit.recipe.load import dump, load
+from dicm_kit.whole_file import write_whole
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from dicm_kit.artifacts.run_folder import claimed, read_result, write_result, write_whole
+from dicm_kit.artifacts.run_folder import claimed, read_result, write_result
 from dicm_kit.errors import RunError
+from dicm_kit.whole_file import write_whole
 
 HOLD = """
 import sys
