@@ -176,7 +176,7 @@ class DataSource(ABC):
 
     columns: SourceColumns
     fingerprint: str
-    """Changes whenever the streams could; a prepared folder with another fingerprint is made again."""
+    """Changes whenever the streams could; a folder prepared from another fingerprint is refused, not overwritten."""
 
     @abstractmethod
     def impressions(self) -> "Iterator[pa.RecordBatch]":

@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
 
-from dicm_kit.errors import RunError, some
+from dicm_kit.errors import RunError, TrainingError, some
 from dicm_kit.training.module import CtrModule
 
 CHECKPOINTS = "checkpoints"
@@ -155,8 +155,14 @@ class Checkpoints(Checkpoint):
             self._write(trainer, "last.ckpt")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Writes `last.ckpt` at the last finished step, unless the parameters are not those of a finished step."""
+        """Writes `last.ckpt` at the last finished step, unless the parameters are not those of a finished step.
+
+        Nor after a TrainingError: a run that diverged is not one to go on with; earlier checkpoints stay.
+        """
         if trainer.state.fn != TrainerFn.FITTING:
+            return
+        if isinstance(exception, TrainingError):
+            self._give_back_signal()
             return
         wanted = self._rng is not None and trainer.is_global_zero and self._written_at != self._step
         if wanted and not self._updating and not self._accumulating:
