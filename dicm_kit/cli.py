@@ -261,9 +261,7 @@ def _check_dataset(folder: Path) -> None:
     from dicm_kit.data.dataset import Dataset
 
     dataset = Dataset.open(folder)
-    print(f"{folder} is in order: {dataset.num_items} items, {dataset.lanes} lanes, {dataset.partitions} partitions.")
-    for split, info in dataset.splits.items():
-        print(f"  {split}: {info.impressions} impressions, {info.positives} clicked, {info.users} users")
+    print(f"{folder} is in order: {dataset.lanes} lanes, {dataset.partitions} partitions.\n\n{dataset.describe()}")
 
 
 def _check_plugin(name: str) -> None:

@@ -12,12 +12,12 @@ _COLUMNS = {
     "gauc": "GAUC",
     "auc": "AUC",
     "log_loss": "log loss",
-    "calibration": "calibration",
+    "calibration": "calib.",
 }
 _SLICES = {
     "": "all",
-    "target_seen": "items seen in training",
-    "target_decile_1": "the rarest of them",
+    "target_seen": "seen in training",
+    "target_decile_1": "rarest of them",
     "target_unseen": "new items",
     "history_0": "no history",
 }
@@ -40,11 +40,11 @@ def print_result(result: Mapping[str, Any], console: Console | None = None) -> N
     test, oracle = result["test"], result.get("oracle")
     table = Table(title=f"{result['run_dir']}: test split of {result['dataset']}", title_justify="left")
     table.add_column("impressions", no_wrap=True)
-    table.add_column("count", justify="right")
+    table.add_column("count", justify="right", no_wrap=True)
     for title in _COLUMNS.values():
         table.add_column(title, justify="right", no_wrap=True)
     if oracle:
-        table.add_column("oracle", justify="right")
+        table.add_column("oracle", justify="right", no_wrap=True)
     for name, title in _SLICES.items():
         prefix = f"{name}/" if name else ""
         if f"{prefix}impressions" not in test:

@@ -178,9 +178,9 @@ def test_check_says_what_is_in_a_dataset_folder(tmp_path: Path, capsys: pytest.C
     dataset = prepare(build_synthetic(shop), PrepareOptions(lanes=2, partitions=2), tmp_path / "shop", progress=False)
     assert cli.main(["check", str(tmp_path / "shop")]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == f"{tmp_path / 'shop'} is in order: 40 items, 2 lanes, 2 partitions."
-    train = dataset.splits["train"]
-    assert lines[1] == f"  train: {train.impressions} impressions, {train.positives} clicked, {train.users} users"
+    assert lines[0] == f"{tmp_path / 'shop'} is in order: 2 lanes, 2 partitions."
+    assert lines[2:] == dataset.describe().splitlines()
+    assert lines[2].startswith("40 items, ")
     (tmp_path / "empty").mkdir()
     assert cli.main(["check", str(tmp_path / "empty")]) == 1
     assert capsys.readouterr().err.startswith(f"DataError: {tmp_path / 'empty'}")
