@@ -84,7 +84,7 @@ def print_comparison(rows: Sequence[Row], oracle: Mapping[str, Any] | None, cons
         speed = [] if several else [f"{row.speed:,.0f}" if row.speed else ""]
         table.add_row(row.name, *cells, *speed)
     if oracle:
-        table.add_row("oracle (truth)", *(_number(oracle.get(name)) for name in columns))
+        table.add_row("oracle", *(_number(oracle.get(name)) for name in columns))
     console.print(table)
     console.print("seen, new: impressions of items that training has seen, and has not.")
 
@@ -102,4 +102,4 @@ def _number(value: float | None) -> str:
 def _spread(values: Sequence[float]) -> str:
     if not values:
         return "-"
-    return f"{mean(values):.4f}" + (f" ±{stdev(values):.4f}" if len(values) > 1 else "")
+    return f"{mean(values):.4f}" + (f" ±{stdev(values):.4f}".replace("±0.", "±.") if len(values) > 1 else "")

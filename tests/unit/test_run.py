@@ -81,7 +81,7 @@ def test_compare_runs_each_seed_in_a_folder_of_its_own(
     assert [each["gauc"] for each in row.results] == pytest.approx([0.63, 0.64])
     assert [command[-1] for command in started] == [f"run_dir={tmp_path}/run/seed-{seed}" for seed in (3, 4)]
     text = capsys.readouterr().out
-    assert "0.6350 ±0.0071" in text
+    assert "0.6350 ±.0071" in text
     assert "0.9000" in text
 
 

@@ -55,7 +55,7 @@ def test_a_comparison_has_a_line_per_recipe_and_the_oracles() -> None:
         Row("b.yaml", [{"gauc": 0.7, "auc": 0.71}]),
     ]
     text = printed(print_comparison, rows, {"gauc": 0.8, "auc": 0.9})
-    assert "0.6200 ±0.0141" in line(text, "a.yaml")
+    assert "0.6200 ±.0141" in line(text, "a.yaml")
     assert "0.7000" in line(text, "b.yaml")
     assert "±" not in line(text, "b.yaml")
     assert "0.8000" in line(text, "oracle")
