@@ -1,10 +1,8 @@
 """Picture shards -> backbone vectors on disk, once: `features/<fingerprint>/part-<p>.{keys,vectors}.npy`."""
 
-import os
-import sys
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -138,7 +136,7 @@ def _write_parts(
     """Decodes in threads, ahead of the forward; a partition is put in place when its last picture is done."""
     writer: PartWriter | None = None
     try:
-        for job in _decoded(_jobs(shards, batch_size), forward.backbone, threads):
+        for job in _decoded(_jobs(shards, batch_size), forward.backbone, threads, overlap=forward.device.type != "cpu"):
             if writer is None:
                 keys = [key for shard in shards[job.partition] for key in shard_keys(shard.path)]
                 writer = PartWriter(folder, job.partition, np.array(keys, dtype=np.int64), forward.backbone.out_dim)
@@ -166,25 +164,27 @@ def _jobs(shards: dict[int, list[Shard]], batch_size: int) -> Iterator[_Job]:
             yield _Job(partition, [], is_last=True)
 
 
-def _decoded(jobs: Iterator[_Job], backbone: ImageBackbone, threads: int) -> Iterator[_Job]:
-    """Yields the jobs in order with their pixels, a few ahead of whoever asks."""
+def _decoded(jobs: Iterator[_Job], backbone: ImageBackbone, threads: int, overlap: bool) -> Iterator[_Job]:
+    """Yields the jobs in order with their pixels.
+
+    With `overlap` some are decoded while whoever asks works with others, as beside a GPU. Without, threads decode a few
+    jobs and then rest: on the cores that the forward runs on, taking turns is faster than taking them from it.
+    """
     ahead: deque[Future[_Job]] = deque()
-    with ThreadPoolExecutor(threads, "decode", initializer=_step_back) as pool:
+    with ThreadPoolExecutor(threads, "decode") as pool:
         try:
             for job in jobs:
                 ahead.append(pool.submit(_decode, job, backbone))
-                if len(ahead) > threads + 1:
+                if overlap and len(ahead) > threads + 1:
                     yield ahead.popleft().result()
+                elif not overlap and len(ahead) == 2 * threads:
+                    wait(ahead)
+                    while ahead:
+                        yield ahead.popleft().result()
             while ahead:
                 yield ahead.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def _step_back() -> None:
-    """Lets the forward go first: its threads wait for each other, so one that is held up holds up all."""
-    if sys.platform == "linux":  # elsewhere this would slow the whole process
-        os.setpriority(os.PRIO_PROCESS, 0, 10)
 
 
 def _decode(job: _Job, backbone: ImageBackbone) -> _Job:

@@ -58,7 +58,7 @@ def main() -> None:
         parts = {
             p: [shard for shard in list_shards(folder / "images") if shard.partition == p] for p in range(PARTITIONS)
         }
-        batch = next(_decoded(_jobs(parts, options.batch_size), backbone, threads)).pixels
+        batch = next(_decoded(_jobs(parts, options.batch_size), backbone, threads, overlap=False)).pixels
         assert batch is not None
         forward(batch)
         print(f"{options.model}, {options.pictures} pictures, batches of {options.batch_size}, {threads} threads")
@@ -66,7 +66,7 @@ def main() -> None:
         passes = max(1, options.pictures // 2 // len(batch))
 
         def decode_all() -> None:
-            for _ in _decoded(_jobs(parts, options.batch_size), backbone, threads):
+            for _ in _decoded(_jobs(parts, options.batch_size), backbone, threads, overlap=False):
                 pass
 
         def extract_all() -> None:
