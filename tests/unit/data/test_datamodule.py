@@ -54,7 +54,7 @@ def test_a_packed_batch_is_one_block_and_the_same_batch(dataset):
 
 
 def test_workers_give_the_same_batches_in_the_same_order_and_leave_nothing_behind(dataset):
-    before = multiprocessing.active_children()  # the session's pool of ranks
+    before = set(multiprocessing.active_children())  # the session's pool of ranks
     alone, with_workers = module(dataset), module(dataset, workers=2)
     loader = with_workers.train_dataloader()
     assert len(loader) == num_steps(dataset, "train", 64)
@@ -66,7 +66,7 @@ def test_workers_give_the_same_batches_in_the_same_order_and_leave_nothing_behin
     assert len(list(alone.train_dataloader())) == len(loader) - 1
     assert_same(with_workers.test_dataloader(), alone.predict_dataloader())
     with_workers.teardown("fit")
-    assert multiprocessing.active_children() == before
+    assert set(multiprocessing.active_children()) == before
 
 
 def test_val_and_test_are_whole_and_not_shuffled(dataset):
@@ -168,9 +168,9 @@ def test_resumed_from_any_checkpoint_it_reads_the_rest_and_no_more(dataset, tmp_
 
 
 def test_killed_and_resumed_with_workers(dataset, tmp_path):
-    before = multiprocessing.active_children()
+    before = set(multiprocessing.active_children())
     whole = fit(dataset, tmp_path / "whole", workers=2)
     first = fit(dataset, tmp_path / "cut", workers=2, stop=4)
     rest = fit(dataset, tmp_path / "rest", workers=2, resume=tmp_path / "cut" / "3.ckpt")
     assert first[:3] + rest == whole
-    assert multiprocessing.active_children() == before
+    assert set(multiprocessing.active_children()) == before
