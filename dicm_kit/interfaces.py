@@ -5,7 +5,7 @@ plain values in `__init__`; the config dataclass stops at `build`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
@@ -176,13 +176,19 @@ class DataSource(ABC):
 
     columns: SourceColumns
     fingerprint: str
-    """Changes whenever the streams could; a folder prepared from another fingerprint is refused, not overwritten."""
+    """Of how the tables are read; a folder prepared with another one is refused, not overwritten."""
+    pieces: dict[str, str]
+    """The log in pieces, such as files, in a fixed order: name -> what changes when its content does. More may come
+    later, with later days; a piece that is there does not change."""
+    snapshot: str
+    """Changes when the items, the users or the list of pictures do: they are read again then."""
 
     @abstractmethod
-    def impressions(self) -> "Iterator[pa.RecordBatch]":
-        """Yields impressions: `user`, `item` (int64 or string, never null), `time` (int64 seconds), `label` (0 or 1),
-        the context columns, and where the source has them `order` (int64, breaks ties of time), `weight` (float32),
-        `split` (train, val or test) and `click_probability` (float64: the truth, of made-up data only)."""
+    def impressions(self, piece: str) -> "Iterator[pa.RecordBatch]":
+        """Yields a piece's impressions: `user`, `item` (int64 or string, never null), `time` (int64 seconds), `label`
+        (0 or 1), the context columns, and where the source has them `order` (int64, breaks ties of time), `weight`
+        (float32), `split` (train, val or test), `history` (a list of items clicked before, newest first) with
+        `history_time` (a list of int64), and `click_probability` (float64: the truth, of made-up data only)."""
 
     @abstractmethod
     def items(self) -> "Iterator[pa.RecordBatch]":
@@ -193,5 +199,5 @@ class DataSource(ABC):
         """Yields every user once: `user` and the user columns. `user_id` is a column of its own, by itself."""
 
     @abstractmethod
-    def pictures(self) -> Iterator[tuple[str, bytes]]:
-        """Yields (name, bytes of a JPEG, PNG or WebP file), each name once."""
+    def pictures(self, have: Container[str]) -> Iterator[tuple[str, bytes]]:
+        """Yields (name, bytes of a JPEG, PNG or WebP file) of each picture whose name is not in `have`, once."""

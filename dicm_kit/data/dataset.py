@@ -16,7 +16,7 @@ from dicm_kit.whole_file import write_whole
 if TYPE_CHECKING:
     import pyarrow as pa
 
-VERSION = 1
+VERSION = 2
 DATASET_FILE = "dataset.yaml"
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -40,9 +40,25 @@ class ColumnInfo:
 
 
 @dataclass(frozen=True)
-class SplitInfo:
-    """How much a split holds. None: whoever wrote the folder did not count it."""
+class PartInfo:
+    """A run of days, or a whole split: sample files that are written once and never changed."""
 
+    impressions: int
+    groups: int
+    positives: int
+    users: int
+    with_history: int | None = None
+    """Impressions whose group has a history; None: whoever wrote the folder did not count it."""
+    first_day: str | None = None
+    """Its first UTC day; None where the split is not by time."""
+    last_day: str | None = None
+
+
+@dataclass(frozen=True)
+class SplitInfo:
+    """How much a split holds, and in which parts. None: whoever wrote the folder did not count it."""
+
+    parts: tuple[str, ...]
     impressions: int
     groups: int
     positives: int
@@ -66,6 +82,7 @@ class Dataset:
     context: dict[str, ColumnInfo]
     lanes: int
     partitions: int
+    parts: dict[str, PartInfo]
     splits: dict[Split, SplitInfo]
     num_items: int
     num_pictures: int
@@ -86,7 +103,14 @@ class Dataset:
             values: dict[str, Any] = {name: content[name] for name in _PLAIN}
             for side in ("user", "item", "context"):
                 values[side] = {name: ColumnInfo(**info) for name, info in content["columns"][side].items()}
-            values["splits"] = {name: SplitInfo(**content["splits"][name]) for name in SPLITS}
+            values["parts"] = {name: PartInfo(**info) for name, info in content["parts"].items()}
+            values["splits"] = {
+                name: SplitInfo(**(info | {"parts": tuple(info["parts"])}))
+                for name, info in ((name, content["splits"][name]) for name in SPLITS)
+            }
+            unknown = {part for info in values["splits"].values() for part in info.parts} - set(values["parts"])
+            if unknown:
+                raise KeyError(f"no part is called {some(sorted(unknown))}")
             dataset = cls(folder=folder, **values)
         except (KeyError, TypeError, AttributeError) as error:
             raise DataError(
@@ -106,7 +130,10 @@ class Dataset:
                 side: {name: _plain(info) for name, info in getattr(self, side).items()}
                 for side in ("user", "item", "context")
             },
-            "splits": {name: _plain(info) for name, info in self.splits.items()},
+            "parts": {name: _plain(info) for name, info in self.parts.items()},
+            "splits": {
+                name: _plain(info) | {"parts": list(info.parts)} for name, info in self.splits.items()
+            },
         }
         write_whole(self.folder / DATASET_FILE, yaml.safe_dump(content, sort_keys=False).encode())
 
@@ -124,9 +151,23 @@ class Dataset:
         """Raw value -> index and count."""
         return self.folder / "vocab" / f"{name}.parquet"
 
-    def lane_file(self, split: Split, lane: int) -> Path:
-        """The sample groups of a lane."""
-        return self.folder / "samples" / split / f"lane-{lane:03d}.parquet"
+    def lane_files(self, split: Split, lane: int) -> list[Path]:
+        """The sample groups of a lane, in one file per part."""
+        return [lane_file(self.folder, part, lane) for part in self.splits[split].parts]
+
+    def index_of(self, vocab: str) -> np.ndarray:
+        """Returns code -> index of a vocabulary: samples hold codes, models hold a row for each index."""
+        import pyarrow.parquet as pq
+
+        if vocab not in self._indices:
+            index = pq.read_table(self.vocab_file(vocab), columns=["index"], partitioning=None)["index"].to_numpy()
+            small = len(index) < 2**31
+            self._indices[vocab] = index.astype(np.int32 if small else np.int64)
+        return self._indices[vocab]
+
+    @cached_property
+    def _indices(self) -> dict[str, np.ndarray]:
+        return {}
 
     @cached_property
     def items(self) -> "pa.Table":
@@ -138,30 +179,35 @@ class Dataset:
     def impressions(self, split: Split, columns: Sequence[str]) -> dict[str, np.ndarray]:
         """Returns flat arrays, one entry per impression, lane after lane in the order of the files.
 
-        `columns`: any of user, item, label, weight, time, click_probability, context_<name>; `user` is repeated for
-        the impressions of its group.
+        `columns`: any of user, item, label, weight, time, click_probability, context_<name> (of one value each);
+        `user` is repeated for the impressions of its group. Id columns come as indices.
         """
-        import pyarrow as pa
         import pyarrow.parquet as pq
 
         names = list(dict.fromkeys(columns))
         read = names + (["item"] if "item" not in names else [])
-        parts: list[dict[str, np.ndarray]] = []
-        for lane in range(self.lanes):
-            file = self.lane_file(split, lane)
+        found: list[dict[str, np.ndarray]] = []
+        for file in (file for lane in range(self.lanes) for file in self.lane_files(split, lane)):
             known = pq.read_schema(file).names
             if unknown := [name for name in names if name not in known]:
                 raise DataError(f"has no column {some(unknown)}", where=str(file), todo=did_you_mean(unknown[0], known))
-            table = pq.read_table(file, columns=read, partitioning=None).combine_chunks()
-            lengths = pa.compute.list_value_length(table["item"]).to_numpy()
-            flat = {name: table[name] if name in _PER_GROUP else pa.compute.list_flatten(table[name]) for name in names}
-            parts.append(
-                {
-                    name: np.repeat(column.to_numpy(), lengths) if name in _PER_GROUP else column.to_numpy()
-                    for name, column in flat.items()
-                }
-            )
-        return {name: np.concatenate([part[name] for part in parts]) for name in names}
+            found.append(self._flat(pq.read_table(file, columns=read, partitioning=None).combine_chunks(), names))
+        return {name: np.concatenate([each[name] for each in found] or [np.zeros(0)]) for name in names}
+
+    def _flat(self, table: "pa.Table", names: list[str]) -> dict[str, np.ndarray]:
+        import pyarrow as pa
+
+        lengths = pa.compute.list_value_length(table["item"]).to_numpy()
+        flat: dict[str, np.ndarray] = {}
+        for name in names:
+            if name in _PER_GROUP:
+                flat[name] = np.repeat(table[name].to_numpy(), lengths)
+                continue
+            flat[name] = pa.compute.list_flatten(table[name]).to_numpy()
+            info = self.context.get(name.removeprefix("context_")) if name.startswith("context_") else None
+            if info is not None and info.vocab is not None:
+                flat[name] = self.index_of(info.vocab)[flat[name]]
+        return flat
 
     def describe(self) -> str:
         """Returns a small table: what each split holds."""
@@ -178,7 +224,7 @@ class Dataset:
         wanted = [self.folder / "items.parquet", self.images_folder]
         vocabs = {info.vocab for side in (self.user, self.item, self.context) for info in side.values() if info.vocab}
         wanted += [self.vocab_file(name) for name in sorted(vocabs)]
-        wanted += [self.lane_file(split, lane) for split in SPLITS for lane in range(self.lanes)]
+        wanted += [lane_file(self.folder, part, lane) for part in self.parts for lane in range(self.lanes)]
         if missing := [str(path.relative_to(self.folder)) for path in wanted if not path.exists()]:
             raise DataError(
                 f"{len(missing)} of {len(wanted)} parts are missing: {some(missing)}",
@@ -188,8 +234,13 @@ class Dataset:
 
 
 _PLAIN = tuple(
-    each.name for each in fields(Dataset) if each.name not in ("folder", "user", "item", "context", "splits")
+    each.name for each in fields(Dataset) if each.name not in ("folder", "user", "item", "context", "parts", "splits")
 )
+
+
+def lane_file(folder: Path, part: str, lane: int) -> Path:
+    """The sample groups of a part in a lane."""
+    return folder / "samples" / part / f"lane-{lane:03d}.parquet"
 
 
 def _read_description(folder: Path) -> dict[str, Any]:
@@ -218,7 +269,7 @@ def _read_description(folder: Path) -> dict[str, Any]:
     return content
 
 
-def _plain(info: ColumnInfo | SplitInfo) -> dict[str, Any]:
+def _plain(info: ColumnInfo | PartInfo | SplitInfo) -> dict[str, Any]:
     values = {each.name: getattr(info, each.name) for each in fields(info)}
     return {name: value for name, value in values.items() if value is not None}
 

@@ -1,14 +1,13 @@
-"""Sample groups -> lane files, dealt at random, and the counts of each split."""
+"""Sample groups -> lane files, dealt at random, and the counts of each part."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dicm_kit.data.dataset import SPLITS, Split, SplitInfo
 from dicm_kit.data.grouping import Groups, LogRun, group
 from dicm_kit.data.options import GroupOptions, HistoryOptions
 from dicm_kit.data.order import LANES, random_lanes
@@ -24,43 +23,54 @@ ROW_GROUP = 4_096  # sample groups per row group
 
 
 @dataclass(frozen=True)
-class ItemFacts:
-    """What the counts need to know of each item."""
+class Written:
+    """What was written of a part."""
 
-    has_picture: np.ndarray
-    train_count: np.ndarray
+    impressions: int
+    groups: int
+    positives: int
+    users: int
+    with_history: int
+    targets: np.ndarray
+    """Impressions of each item, as target."""
 
 
 def write_lanes(
     runs: Iterable[LogRun],
     samples: Path,
+    parts: Mapping[int, str],
     *,
     grouping: GroupOptions,
     history: HistoryOptions,
     lanes: int,
     seed: int,
-    items: ItemFacts,
-) -> dict[Split, SplitInfo]:
-    """Writes `samples/<split>/lane-*.parquet`; every lane gets a file, and one group more or less than the others."""
-    counts = {split: np.zeros(len(fields(SplitInfo)), np.int64) for split in SPLITS}
+    num_items: int,
+) -> dict[str, Written]:
+    """Writes `samples/<part>/lane-*.parquet`; every lane gets a file, and one group more or less than the others.
+
+    `parts`: number of the part in the runs -> its name.
+    """
+    counts = {part: np.zeros(5, np.int64) for part in parts.values()}
+    targets = {part: np.zeros(num_items, np.int64) for part in parts.values()}
     with ExitStack() as stack:
-        writers: dict[Split, list[_LaneWriter]] = {}
+        writers: dict[str, list[_LaneWriter]] = {}
         for run in runs:
             groups = group(run, grouping, history)
-            for number, split in enumerate(SPLITS):
-                mine = np.flatnonzero(groups.split == number)
-                first = int(counts[split][1])
-                lane = random_lanes(first, len(mine), lanes, LANES, seed, number)
+            for number, part in parts.items():
+                mine = np.flatnonzero(groups.part == number)
+                lane = random_lanes(int(counts[part][1]), len(mine), lanes, LANES, seed, number)
                 by_lane = np.argsort(lane, kind="stable")
                 table = _table(run, groups, mine[by_lane])
-                if split not in writers:
-                    paths = [samples / split / f"lane-{each:03d}.parquet" for each in range(lanes)]
-                    writers[split] = [stack.enter_context(_lane_file(path, table.schema)) for path in paths]
+                if part not in writers:
+                    paths = [samples / part / f"lane-{each:03d}.parquet" for each in range(lanes)]
+                    writers[part] = [stack.enter_context(_lane_file(path, table.schema)) for path in paths]
                 ends = np.cumsum(np.bincount(lane, minlength=lanes)).tolist()
-                for writer, begin, end in zip(writers[split], [0, *ends], ends, strict=False):
+                for writer, begin, end in zip(writers[part], [0, *ends], ends, strict=False):
                     writer.add(table.slice(begin, end - begin))
-                counts[split] += _counts(run, groups, mine, items)
-    return {split: SplitInfo(*count.tolist()) for split, count in counts.items()}
+                rows = groups.impressions.take(mine)
+                counts[part] += _counts(run, groups, mine, rows)
+                np.add.at(targets[part], run.item[rows.values], 1)
+    return {part: Written(*counts[part].tolist(), targets[part]) for part in parts.values()}
 
 
 def _table(run: LogRun, groups: Groups, wanted: np.ndarray) -> "pa.Table":
@@ -68,8 +78,8 @@ def _table(run: LogRun, groups: Groups, wanted: np.ndarray) -> "pa.Table":
     import pyarrow as pa
 
     impressions = groups.impressions.take(wanted)
-    clicks = groups.clicks.take(wanted)
-    ages = Ragged(groups.ages, groups.clicks.offsets).take(wanted)
+    history = groups.history.take(wanted)
+    ages = Ragged(groups.ages, groups.history.offsets).take(wanted)
     first = impressions.values[impressions.offsets[:-1]]
 
     def listed(values: Array, offsets: np.ndarray) -> pa.Array:
@@ -77,7 +87,7 @@ def _table(run: LogRun, groups: Groups, wanted: np.ndarray) -> "pa.Table":
 
     columns = {"user": pa.array(run.user[first])}
     columns |= {f"user_{name}": _arrow(_rows(values, first)) for name, values in run.user_values.items()}
-    columns["history_item"] = listed(run.item[clicks.values], clicks.offsets)
+    columns["history_item"] = listed(history.values, history.offsets)
     columns["history_age"] = listed(ages.values, ages.offsets)
     of_impressions: dict[str, Array] = {"item": run.item, "label": run.label, "time": run.time, **run.values}
     for name, values in of_impressions.items():
@@ -97,24 +107,12 @@ def _arrow(values: Array) -> "pa.Array":
     return pa.array(values)
 
 
-def _counts(run: LogRun, groups: Groups, wanted: np.ndarray, items: ItemFacts) -> np.ndarray:
-    """Returns the fields of SplitInfo for the wanted groups."""
-    impressions = groups.impressions.take(wanted)
-    rows, item = impressions.values, run.item[impressions.values]
+def _counts(run: LogRun, groups: Groups, wanted: np.ndarray, impressions: Ragged) -> np.ndarray:
+    """Returns impressions, groups, positives, users, and impressions with a history, of the wanted groups."""
+    rows = impressions.values
     users = np.count_nonzero(np.diff(run.user[rows])) + 1 if len(rows) else 0  # groups come user after user
-    with_history = impressions.lengths[groups.clicks.lengths[wanted] > 0].sum()
-    return np.array(
-        [
-            len(rows),
-            len(wanted),
-            np.count_nonzero(run.label[rows]),
-            users,
-            np.count_nonzero(items.has_picture[item]),
-            with_history,
-            np.count_nonzero(items.train_count[item] == 0),
-        ],
-        np.int64,
-    )
+    with_history = impressions.lengths[groups.history.lengths[wanted] > 0].sum()
+    return np.array([len(rows), len(wanted), np.count_nonzero(run.label[rows]), users, with_history], np.int64)
 
 
 @contextmanager
@@ -185,12 +183,17 @@ def _run(table: "pa.Table") -> LogRun:
             return Ragged(column.flatten().to_numpy(), offsets_of(np.diff(column.offsets.to_numpy())))
         return column.to_numpy()
 
-    fixed = {name: array(name) for name in ("user", "time", "item", "label", "split")}
-    given = [name for name in ("weight", "click_probability") if name in table.column_names]
-    given += [name for name in table.column_names if name.startswith("context_")]
+    fixed = {name: array(name) for name in ("user", "time", "item", "label", "part")}
+    given = set(table.column_names)
+    history, times = (array(name) if name in given else None for name in ("history", "history_time"))
+    values = [name for name in table.column_names if name in ("weight", "click_probability")]
+    values += [name for name in table.column_names if name.startswith("context_")]
     users = [name for name in table.column_names if name.startswith("user_")]
     return LogRun(
         **fixed,  # type: ignore[arg-type]
-        values={name: array(name) for name in given},
+        order=array("order") if "order" in given else None,  # type: ignore[arg-type]
+        history=history,  # type: ignore[arg-type]
+        history_time=times.values if isinstance(times, Ragged) else None,
+        values={name: array(name) for name in values},
         user_values={name.removeprefix("user_"): array(name) for name in users},
     )

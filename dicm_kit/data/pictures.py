@@ -1,7 +1,7 @@
 """A source's pictures -> shards by partition, the key of each name, and a list of those that cannot be used."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -15,7 +15,6 @@ from dicm_kit.shards import ShardWriter, check_picture
 if TYPE_CHECKING:
     import pyarrow as pa
 
-REJECTED = "rejected.parquet"
 _AT_ONCE = 256
 _THREADS = 2  # decoding leaves Python's lock; more would not wait for the one stream any less
 
@@ -46,6 +45,38 @@ def store_pictures(
             table.write_table(pa.table(rows, schema=schema))
             advance(len(some))
     publish(aside, names)
+
+
+class KnownNames(Container[str]):
+    """The names of pictures that are stored: 8 bytes each, since there may be a hundred million."""
+
+    def __init__(self, hashes: np.ndarray):
+        self._hashes = np.sort(hashes)
+
+    @classmethod
+    def read(cls, file: Path) -> "KnownNames":
+        """Returns those of a state; refused pictures are not among them, they may have been mended since."""
+        import pyarrow.compute as pc
+        import pyarrow.parquet as pq
+
+        if not file.exists():
+            return cls(np.zeros(0, np.uint64))
+        with pq.ParquetFile(file) as table:
+            hashes = [
+                _hash(name)
+                for batch in table.iter_batches(columns=["name", "key"])
+                for name in batch.filter(pc.field("key") != 0)["name"].to_pylist()
+            ]
+        return cls(np.array(hashes, np.uint64))
+
+    def __contains__(self, name: object) -> bool:
+        wanted = _hash(str(name))
+        place = int(np.searchsorted(self._hashes, np.uint64(wanted)))
+        return place < len(self._hashes) and int(self._hashes[place]) == wanted
+
+
+def _hash(name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
 
 
 def fingerprint_of(keys: "pa.ChunkedArray") -> tuple[int, str]:

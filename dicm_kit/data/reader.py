@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
+
 from dicm_kit.data.collate import ColumnsUsed, ItemTables, Slice, collate, empty_batch
 from dicm_kit.data.dataset import Dataset, Split
 from dicm_kit.data.windows import LaneFile, Window, WindowColumns
@@ -18,7 +20,7 @@ from dicm_kit.types import Batch
 def num_steps(dataset: Dataset, split: Split, batch_size: int) -> int:
     """Returns how many batches every rank gets in one epoch."""
     size = slice_size(dataset, batch_size)
-    return max(-(-file.num_impressions // size) for file in _lane_files(dataset, split))
+    return max((-(-file.num_impressions // size) for file in _lane_files(dataset, split)), default=0)
 
 
 def slice_size(dataset: Dataset, batch_size: int) -> int:
@@ -73,7 +75,7 @@ def read_batches(
     columns.check(dataset)
     tables = tables or ItemTables.read(dataset, columns)
     width = max(1, min(max_history, dataset.history_max_length))
-    wanted = WindowColumns(columns.user, columns.context, width, dataset.num_items)
+    wanted = WindowColumns(columns.user, columns.context, width, dataset.num_items, _indices(dataset, columns))
     files = _lane_files(dataset, split)
     lanes = [
         _Lane(files[lane], wanted, (seed, epoch, lane) if shuffle else None)
@@ -106,13 +108,20 @@ class _Lane:
 
 
 @lru_cache(4096)
-def _lane_file(path: str, size: int, changed: int) -> LaneFile:
-    return LaneFile(Path(path))
+def _lane_file(files: tuple[tuple[str, int, int], ...]) -> LaneFile:
+    return LaneFile([Path(path) for path, *_ in files])
 
 
 def _lane_files(dataset: Dataset, split: Split) -> list[LaneFile]:
-    files = []
+    lanes = []
     for lane in range(dataset.lanes):
-        path = dataset.lane_file(split, lane)
-        files.append(_lane_file(str(path), path.stat().st_size, path.stat().st_mtime_ns))
-    return files
+        stats = [(path, path.stat()) for path in dataset.lane_files(split, lane)]
+        lanes.append(_lane_file(tuple((str(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats)))
+    return lanes
+
+
+def _indices(dataset: Dataset, columns: ColumnsUsed) -> dict[str, np.ndarray]:
+    """Returns code -> index of the columns that hold codes."""
+    infos = {f"user_{name}": dataset.user[name] for name in columns.user}
+    infos |= {f"context_{name}": dataset.context[name] for name in columns.context}
+    return {name: dataset.index_of(info.vocab) for name, info in infos.items() if info.vocab is not None}

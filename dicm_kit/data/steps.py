@@ -32,6 +32,29 @@ def publish(aside: Path, target: Path) -> None:
     sync_folder(target.parent)
 
 
+def move_in(source: Path, target: Path, merge: bool) -> None:
+    """Moves a file or folder to its place; `merge`: a folder's entries one by one, beside those that are there.
+
+    Nothing to move means that it was moved before.
+    """
+    if not source.exists():
+        return
+    if merge and source.is_dir() and target.is_dir():
+        for each in sorted(source.iterdir()):
+            move_in(each, target / each.name, merge=each.is_dir() and (target / each.name).is_dir())
+    elif source.is_dir() and target.is_dir():
+        # aside first: a folder cannot be put in the place of another in one step
+        aside = source.with_name(f"{source.name}.old")
+        shutil.rmtree(aside, ignore_errors=True)
+        target.replace(aside)
+        source.replace(target)
+        shutil.rmtree(aside)
+    else:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        source.replace(target)
+    sync_folder(target.parent)
+
+
 @contextmanager
 def parquet_file(path: Path, schema: "pa.Schema", **options: Any) -> "Iterator[pq.ParquetWriter]":
     """Writes a Parquet file that is closed whatever happens: pyarrow's own writer leaves it open on a full disk."""
@@ -52,20 +75,26 @@ def parquet_file(path: Path, schema: "pa.Schema", **options: Any) -> "Iterator[p
 class Steps:
     """Which steps of a preparation are finished, kept in `work/state.json` with what they were done for."""
 
-    def __init__(self, work: Path, fingerprint: str):
-        self.work, self.fingerprint = work, fingerprint
+    def __init__(self, work: Path, how: str, content: str):
+        """Takes fingerprints of how the folder is made, and of what is made: when only the second has changed, the
+        log has grown since a run was cut off, and all steps are done again."""
+        self.work, self._for = work, {"how": how, "content": content}
         self._finished: list[str] = []
         try:
             state = json.loads((work / _STATE).read_text())
         except FileNotFoundError:
             return
-        if state["fingerprint"] != fingerprint:
+        if state["how"] != how:
             raise DataError(
                 "holds an unfinished preparation of another source or with other options",
                 where=str(work.parent),
                 todo="Delete the folder to begin anew, or choose another `data.out`.",
             )
-        self._finished = state["finished"]
+        if state["content"] == content:
+            self._finished = state["finished"]
+        else:
+            shutil.rmtree(work)
+            work.mkdir()
 
     def run(self, name: str, step: Callable[[], None]) -> None:
         """Does the step, unless it is finished. A step that was cut off is done again from its beginning."""
@@ -77,7 +106,7 @@ class Steps:
         self._save()
 
     def _save(self) -> None:
-        state = {"fingerprint": self.fingerprint, "finished": self._finished}
+        state = {**self._for, "finished": self._finished}
         write_whole(self.work / _STATE, json.dumps(state).encode())
 
 

@@ -1,13 +1,16 @@
-"""duckdb over the ingested tables: checks, vocabularies, the item table, and the log joined and sorted."""
+"""duckdb over the ingested tables: checks, parts, counts, vocabularies, the item table, and the log joined and sorted."""
 
 import os
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dicm_kit.data.dataset import SPLITS
+from dicm_kit.data.options import PrepareOptions
+from dicm_kit.data.parts import log_query
+from dicm_kit.data.state import STATE, Part
 from dicm_kit.data.steps import publish
-from dicm_kit.data.vocabulary import HASH64, Encoding, check_types, quoted, vocab_query, vocabularies
+from dicm_kit.data.vocabulary import HASH64, Encoding, check_types, quoted, values_of, vocab_query, vocabularies
 from dicm_kit.errors import DataError, some
 from dicm_kit.interfaces import DataSource, SourceColumn
 
@@ -15,14 +18,18 @@ if TYPE_CHECKING:
     import duckdb
 
 _THREADS = 4
-_OPTIONAL = {"click_probability": "t.click_probability"}
+_OF_LOG = ("order", "history", "history_time", "click_probability")
 
 
 class Tables(AbstractContextManager["Tables"]):
-    """The tables of a preparation; a context manager that holds the connection."""
+    """The tables of a preparation; a context manager that holds the connection.
 
-    def __init__(self, source: DataSource, work: Path, out: Path, memory: str):
-        self.work, self.out, self._memory = work, out, memory
+    `work` has the new rows, as ingested; `out` the dataset that is added to, if there is one; `new` gets the files of
+    the dataset that it becomes.
+    """
+
+    def __init__(self, source: DataSource, options: PrepareOptions, work: Path, out: Path, memory: str):
+        self.work, self.out, self.new, self.options, self._memory = work, out, work / "new", options, memory
         self._has_users = bool(source.columns.user)
         ours = {"user": {"user_id"}, "item": {"item_id", "picture", "picture_key", "train_count"}}
         for side, reserved in ours.items():
@@ -32,17 +39,29 @@ class Tables(AbstractContextManager["Tables"]):
                     where=f"{side}s",
                     todo="Rename it.",
                 )
+        columns = source.columns
+        user_id = "SELECT \"user\" AS value, times FROM user_counts"
         self.encodings = {
             "user": [
-                Encoding("user_id", "id", "user_id", "user_counts", "user"),
-                *_encodings(source.columns.user, "counted_users"),
+                Encoding("user_id", "id", "user_id", user_id, "impressions", "user"),
+                *_encodings(columns.user, "counted_users"),
             ],
             "item": [
-                Encoding("item_id", "id", "item_id", "counted_items", "item"),
-                Encoding("picture", "id", "picture", "counted_items", "picture_key"),
-                *_encodings(source.columns.item, "counted_items"),
+                _encoding("item_id", SourceColumn("id"), "counted_items", "item"),
+                _encoding("picture", SourceColumn("id"), "counted_items", "picture_key"),
+                *_encodings(columns.item, "counted_items"),
             ],
-            "context": _encodings(source.columns.context, "counted_log"),
+            "context": [
+                Encoding(
+                    name,
+                    column.kind,
+                    _vocab(name, column),
+                    f'SELECT * FROM "counts of {name}"',
+                    "log",
+                    f"feature_{name}",
+                )
+                for name, column in columns.context.items()
+            ],
         }
         self._database: duckdb.DuckDBPyConnection | None = None
 
@@ -64,93 +83,260 @@ class Tables(AbstractContextManager["Tables"]):
         self._database.close()
         self._database = None
 
-    def open(self, split: str) -> None:
-        """Makes the views; `split` is the SQL of an impression's index in SPLITS."""
-        self._view("impressions", f"SELECT * FROM {self._ingested('impressions')}")
-        self._view("log", f"SELECT *, {split} AS split_index FROM impressions")
-        self._view("counted_log", "SELECT *, (split_index = 0)::BIGINT AS times FROM log")
-        for key in ("user", "item"):
-            query = f'SELECT "{key}", sum(times)::BIGINT AS times FROM counted_log GROUP BY "{key}"'
-            self._run(f"CREATE TABLE {key}_counts AS {query}")
-        self._view("items", f"SELECT * FROM {self._ingested('items')}")
+    # --- items and pictures ---
+
+    def merge_items(self) -> None:
+        """Writes state/items.parquet: what the source has now, and items that it had once; rows never change."""
+        fresh, before = f"read_parquet({quoted(self.work / 'items.parquet')})", self.out / STATE / "items.parquet"
+        self._once("item", fresh, "items")
+        if not before.exists():
+            query = f"SELECT * FROM {fresh} ORDER BY row_number"
+        else:
+            known = f"read_parquet({quoted(before)})"
+            query = f"""SELECT n.* EXCLUDE (row_number), coalesce(o.row_number,
+                    (SELECT max(row_number) FROM {known})
+                    + row_number() OVER (PARTITION BY o.row_number IS NULL ORDER BY n.row_number)) AS row_number
+                FROM {fresh} n LEFT JOIN (SELECT item, row_number FROM {known}) o USING (item)
+                UNION ALL BY NAME SELECT * FROM {known} ANTI JOIN {fresh} USING (item)
+                ORDER BY row_number"""
+        self._publish(query, self.new / STATE / "items.parquet")
+
+    def merge_names(self) -> None:
+        """Writes state/pictures.parquet, and images/rejected.parquet: the pictures that count as missing, which are
+        refused ones and those that items name but nobody yielded."""
+        fresh, before = self.work / "names.parquet", self.out / STATE / "pictures.parquet"
+        self._once("name", f"read_parquet({quoted(fresh)})", "pictures")
+        query = f"SELECT * FROM read_parquet({quoted(fresh)})"
+        if before.exists():
+            known = f"read_parquet({quoted(before)})"
+            query = f"SELECT * FROM {known} ANTI JOIN read_parquet({quoted(fresh)}) USING (name) UNION ALL {query}"
+        self._publish(query, self.new / STATE / "pictures.parquet")
+        names = f"read_parquet({quoted(self.new / STATE / 'pictures.parquet')})"
+        items = f"read_parquet({quoted(self.new / STATE / 'items.parquet')})"
+        wanted = f"SELECT DISTINCT picture::VARCHAR AS name FROM {items} WHERE picture IS NOT NULL"
+        query = f"""SELECT name, reason FROM {names} WHERE key = 0 UNION ALL
+            SELECT name, 'the data source yields no such picture' FROM ({wanted}) ANTI JOIN {names} USING (name)
+            ORDER BY name"""
+        self._publish(query, self.new / "images" / "rejected.parquet")
+
+    # --- the new rows of the log ---
+
+    def open(self, pieces: Sequence[Path]) -> None:
+        """Makes the views of the tables that are ingested."""
+        if pieces:
+            listed = ", ".join(quoted(path) for path in pieces)
+            self._view("impressions", f"SELECT * FROM read_parquet([{listed}])")
+        self._view("items", f"SELECT * FROM read_parquet({quoted(self.new / STATE / 'items.parquet')})")
+        if self._has_users:
+            self._view("users", f"SELECT * FROM read_parquet({quoted(self.work / 'users.parquet')})")
+
+    def check(self) -> None:
+        """Raises DataError for rows that do not fit the items and users."""
+        self._same_type("item", "items")
+        tables = [("item", "items")]
+        if self._has_users:
+            self._once("user", "users")
+            self._same_type("user", "users")
+            tables.append(("user", "users"))
+        if self.options.unlisted == "error":
+            for key, table in tables:
+                self._known(key, table)
+
+    def write_log(self) -> int:
+        """Writes the new rows that stay, with the split that the options give them; returns how many were left out."""
+        query, filters = log_query(self.options, self._columns("impressions"), self._has_users)
+        self._publish(query, self.work / "log.parquet")
+        kept = self._scalar(f"SELECT count(*) FROM read_parquet({quoted(self.work / 'log.parquet')})")
+        rows = self._scalar("SELECT count(*) FROM impressions")
+        if rows and not kept:
+            raise DataError(
+                f"no row of {rows:,} is left after {' and '.join(filters)}",
+                where="impressions",
+                todo="Look at the item and user ids of the log and of the tables: are they of the same kind?",
+            )
+        return rows - kept
+
+    def days(self) -> list[int]:
+        """Returns the UTC days of the new rows, ascending."""
+        query = "SELECT DISTINCT floor(time / 86400.0)::BIGINT FROM impressions ORDER BY 1"
+        return [day for (day,) in self._run(query).fetchall()]
+
+    def first_rows_before(self, day: int) -> tuple[int, int]:
+        """Returns how many of the new rows are of `day` or earlier, and the earliest day."""
+        query = f"""SELECT count(*), coalesce(min(floor(time / 86400.0)), 0)::BIGINT FROM impressions
+            WHERE floor(time / 86400.0) <= {day}"""
+        count, first = self._run(query).fetchone() or (0, 0)
+        return count, first
+
+    def open_log(self, parts: Sequence[Part], log: Path | None) -> None:
+        """Makes the view of the rows that stay, with the number of their part."""
+        if log is not None:
+            self._view("log", f"SELECT *, split_index AS part FROM read_parquet({quoted(log)})")
+            return
+        when = [
+            f"WHEN {part.days[0]} <= floor(time / 86400.0) AND floor(time / 86400.0) <= {part.days[1]} THEN {number}"
+            for number, part in enumerate(parts)
+            if part.new and part.days is not None
+        ]
+        self._view("log", f"SELECT *, CASE {' '.join(when)} END AS part FROM impressions")
+
+    def rows_and_positives(self) -> dict[int, tuple[int, int]]:
+        """Returns rows and positives of each new part."""
+        query = "SELECT part, count(*), sum(label)::BIGINT FROM log GROUP BY part"
+        return {part: (rows, positives) for part, rows, positives in self._run(query).fetchall()}
+
+    def strange_splits(self) -> tuple[int, list[str]]:
+        """Returns how many rows have a split that is none, and five of them."""
+        count = self._scalar("SELECT count(*) FROM log WHERE part IS NULL")
+        query = "SELECT DISTINCT split FROM log WHERE part IS NULL ORDER BY split LIMIT 5"
+        return count, [split for (split,) in self._run(query).fetchall()] if count else []
+
+    def write_counts(self, parts: Sequence[Part], clicks: bool) -> None:
+        """Writes what the state keeps of each new part; `clicks`: its positives too."""
+        counted = {"users": '"user" AS value', "items": "item AS value"}
+        for each in self.encodings["context"]:
+            if each.vocab is not None:
+                counted[f"context-{each.name}"] = f"{values_of(each.kind, each.raw)} AS value"
+        for name, value in counted.items():
+            query = f"SELECT part, {value}, 1 AS one FROM log"
+            self._run(f"CREATE TABLE counting AS SELECT part, value, count(*) AS times FROM ({query}) GROUP BY ALL")
+            for number, part in self._new(parts):
+                query = f"SELECT value, times FROM counting WHERE part = {number} ORDER BY value"
+                self._publish(query, self._of_part(part, name))
+            self._run("DROP TABLE counting")
+        order = ["order"] if "order" in self._columns("impressions") else []
+        kept = ", ".join(f'"{name}"' for name in ["user", "item", "time", *order, "row_number"])
+        for number, part in self._new(parts) if clicks else []:
+            query = f"SELECT {kept} FROM log WHERE part = {number} AND label = 1"
+            self._publish(query, self._of_part(part, "clicks"))
+
+    def write_alive(self, out: Path) -> None:
+        """Writes how many positives each item has on each day, or (`alive: always`) in all: what negatives are drawn
+        from."""
+        assert self.options.negatives is not None
+        day = "floor(time / 86400.0)::BIGINT" if self.options.negatives.alive == "same_day" else "0::BIGINT"
+        query = f"""SELECT {day} AS day, r.row_number AS item, count(*) AS positives
+            FROM log JOIN items r USING (item) WHERE label = 1 GROUP BY ALL ORDER BY day, r.row_number"""
+        self._publish(query, out)
+
+    # --- all parts ---
+
+    def open_counts(self, parts: Sequence[Part]) -> None:
+        """Makes the views of what is counted, in all parts; only training counts."""
+        self._run(f"CREATE TABLE user_counts AS SELECT value AS \"user\", sum(times)::BIGINT AS times "
+                  f"FROM ({self._counts(parts, 'users')}) GROUP BY value")
+        self._run(f"CREATE TABLE item_counts AS SELECT value AS item, sum(times)::BIGINT AS times "
+                  f"FROM ({self._counts(parts, 'items')}) GROUP BY value")
+        for each in self.encodings["context"]:
+            if each.vocab is not None:
+                self._view(f"counts of {each.name}", self._counts(parts, f"context-{each.name}"))
+        names = quoted(self.new / STATE / "pictures.parquet")
         self._view(
             "counted_items",
             f"""SELECT i.*, nullif(n.key, 0) AS picture_key, coalesce(c.times, 0) AS times
-            FROM items i LEFT JOIN {self._ingested("names")} n ON i.picture::VARCHAR = n.name
+            FROM items i LEFT JOIN read_parquet({names}) n ON i.picture::VARCHAR = n.name
             LEFT JOIN item_counts c ON i.item = c.item""",
         )
         if self._has_users:
-            self._view("users", f"SELECT * FROM {self._ingested('users')}")
             self._view(
                 "counted_users",
                 'SELECT u.*, coalesce(c.times, 0) AS times FROM users u LEFT JOIN user_counts c ON u."user" = c."user"',
             )
 
-    def check(self, wanted_splits: dict[int, str], hint: str) -> None:
-        """Raises DataError for tables that do not fit together, and for splits without rows or positives."""
-        self._once("item", "items")
-        self._known("item", "items")
-        if self._has_users:
-            self._once("user", "users")
-            self._known("user", "users")
-        self._once("name", f"{self._ingested('names')}", "pictures")
-        self._check_splits(wanted_splits, hint)
-        for vocab, columns in vocabularies(self._all()).items():
-            check_types(vocab, {each.name: self._type(each) for each in columns})
-
-    def write_vocabularies(self, min_count: int) -> None:
+    def write_vocabularies(self) -> None:
         """Writes vocab/."""
         aside = self.work / "vocab"
         aside.mkdir(exist_ok=True)
         for vocab, columns in vocabularies(self._all()).items():
-            self._copy(vocab_query(columns, min_count), aside / f"{vocab}.parquet")
-        publish(aside, self.out / "vocab")
+            before = self.out / "vocab" / f"{vocab}.parquet"
+            types = {each.name: self._type(each) for each in columns}
+            if before.exists():
+                types["in the dataset"] = str(self._scalar(f"SELECT typeof(value) FROM read_parquet({quoted(before)})"))
+            check_types(vocab, types)
+            query = vocab_query(columns, self.options.min_count, before if before.exists() else None)
+            self._copy(query, aside / f"{vocab}.parquet")
+        publish(aside, self.new / "vocab")
 
     def write_items(self) -> None:
-        """Writes items.parquet, in the order of the source."""
+        """Writes items.parquet, in the order of the rows."""
         encodings = self.encodings["item"]
         query = f"""SELECT t.item, coalesce(t.picture_key, 0) AS picture_key, t.times AS train_count,
             {", ".join(f'{each.expression} AS "{each.name}"' for each in encodings)}
-            FROM counted_items t {self._joins(encodings)} ORDER BY t.row_number"""
-        self._publish(query, self.out / "items.parquet")
+            FROM counted_items t {self._joins(encodings, "index")} ORDER BY t.row_number"""
+        self._publish(query, self.new / "items.parquet")
 
-    def write_rejected(self, out: Path) -> None:
-        """Writes the pictures that count as missing: refused ones, and those that items name but nobody yielded."""
-        names = self._ingested("names")
-        wanted = f"SELECT DISTINCT picture::VARCHAR AS name FROM {self._ingested('items')} WHERE picture IS NOT NULL"
-        query = f"""SELECT name, reason FROM {names} WHERE key = 0 UNION ALL
-            SELECT name, 'the data source yields no such picture' FROM ({wanted}) ANTI JOIN {names} USING (name)
-            ORDER BY name"""
-        self._publish(query, out)
-
-    def write_sorted(self) -> None:
-        """Writes the log by user and time, joined and encoded; users come in the order of a hash."""
+    def write_sorted(self, parts: Sequence[Part]) -> None:
+        """Writes the new rows by user and time, joined and encoded, after the clicks that their users have in earlier
+        parts; users come in the order of a hash."""
         user, context = self.encodings["user"], self.encodings["context"]
-        given = {name for name, *_ in self._run("DESCRIBE impressions").fetchall()}
+        given = [name for name in _OF_LOG if name in self._columns("log")]
+        weight = "t.weight" if "weight" in self._columns("log") else "1.0"
         # user columns are joined through their own table, context columns to the log itself
         encoded_users = f"""SELECT t."user", {", ".join(f'{each.expression} AS "{each.name}"' for each in user[1:])}
-            FROM counted_users t {self._joins(user[1:])}"""
+            FROM counted_users t {self._joins(user[1:], "code")}"""
         columns = [
-            f"{'t.user' if self._column_type('impressions', 'user') == 'BIGINT' else 'hash64(t.user)'} AS user",
+            't."user" AS raw_user',
             't."time"',
             "r.item_row AS item",
             "t.label",
-            f"{'t.weight' if 'weight' in given else '1.0'}::FLOAT AS weight",
-            "t.split_index::TINYINT AS split",
-            *[expression for name, expression in _OPTIONAL.items() if name in given],
+            f"{weight}::FLOAT AS weight",
+            "t.part::SMALLINT AS part",
+            't.row_number',
+            *[f't."{name}"' for name in given],
             *[f'{each.expression} AS "context_{each.name}"' for each in context],
             f'{user[0].expression} AS "user_{user[0].name}"',
             *[f'u."{each.name}" AS "user_{each.name}"' for each in user[1:]],
         ]
         small = self._scalar("SELECT count(*) FROM items") < 2**31 - 1
-        item_row = "row_number::INTEGER" if small else "row_number"
-        query = f"""SELECT {", ".join(columns)} FROM counted_log t
-            JOIN (SELECT item, {item_row} AS item_row FROM items) r ON r.item = t.item
-            {self._joins([user[0], *context])}
-            {f'JOIN ({encoded_users}) u ON u."user" = t."user"' if self._has_users else ""}
-            ORDER BY md5_number_lower(t."user"::VARCHAR), t."user", t."time",
-                {'t."order", ' if "order" in given else ""} t.row_number"""
-        self._publish(query, self.work / "sorted.parquet")
+        item_rows = f"(SELECT item, row_number{'::INTEGER' if small else ''} AS item_row FROM items)"
+        query = f"""SELECT {", ".join(columns)} FROM log t JOIN {item_rows} r ON r.item = t.item
+            {self._joins([user[0], *context], "code")}
+            {f'LEFT JOIN ({encoded_users}) u ON u."user" = t."user"' if self._has_users else ""}"""
+        if earlier := self._earlier_clicks(parts, item_rows, [name for name in given if name == "order"]):
+            query += f" UNION ALL BY NAME {earlier}"
+        number = "raw_user" if self._column_type("log", "user") == "BIGINT" else "hash64(raw_user)"
+        order = '"order", ' if "order" in given else ""
+        self._publish(
+            f"""SELECT {number} AS user, * EXCLUDE (raw_user, row_number) FROM ({query})
+            ORDER BY md5_number_lower(raw_user::VARCHAR), raw_user, "time", {order}row_number""",
+            self.work / "sorted.parquet",
+        )
+
+    def users_of(self, parts: Sequence[Part]) -> int:
+        """Returns how many users the parts have together."""
+        if not parts:
+            return 0
+        files = ", ".join(quoted(self._of_part(part, "users")) for part in parts)
+        return int(self._scalar(f"SELECT count(DISTINCT value) FROM read_parquet([{files}])"))
+
+    def _earlier_clicks(self, parts: Sequence[Part], item_rows: str, order: list[str]) -> str | None:
+        files = [self._of_part(part, "clicks") for part in parts if not part.new]
+        if not files or not any(part.new for part in parts):
+            return None
+        newest = ", ".join(f'c."{name}" DESC' for name in ["time", *order, "row_number"])
+        user, context = self.encodings["user"], self.encodings["context"]
+        columns = [
+            'c."user" AS raw_user',
+            'c."time"',
+            "r.item_row AS item",
+            "1.0::FLOAT AS label",
+            "1.0::FLOAT AS weight",
+            "(-1)::SMALLINT AS part",
+            "c.row_number",
+            *[f'c."{name}"' for name in order],
+            *[f'{each.placeholder} AS "context_{each.name}"' for each in context],
+            *[f'{each.placeholder} AS "user_{each.name}"' for each in user],
+        ]
+        if "click_probability" in self._columns("log"):
+            columns.append("1.0::DOUBLE AS click_probability")
+        young = ""
+        if (days := self.options.history.max_age_days) is not None:
+            young = f'WHERE c."time" >= (SELECT min("time") FROM log) - {days * 86400}'
+        listed = ", ".join(quoted(file) for file in files)
+        return f"""SELECT {", ".join(columns)}
+            FROM read_parquet([{listed}]) c SEMI JOIN log ON log."user" = c."user"
+            JOIN {item_rows} r ON r.item = c.item {young}
+            QUALIFY row_number() OVER (PARTITION BY c."user" ORDER BY {newest}) <= {self.options.history.max_length}"""
 
     # --- checks ---
 
@@ -164,7 +350,7 @@ class Tables(AbstractContextManager["Tables"]):
                 todo=f"Each `{key}` must come once.",
             )
 
-    def _known(self, key: str, table: str) -> None:
+    def _same_type(self, key: str, table: str) -> None:
         here, there = self._column_type("impressions", key), self._column_type(table, key)
         if here != there:
             raise DataError(
@@ -172,6 +358,8 @@ class Tables(AbstractContextManager["Tables"]):
                 where="impressions",
                 todo="Make both whole numbers or both strings.",
             )
+
+    def _known(self, key: str, table: str) -> None:
         strange = f'SELECT "{key}", count(*) AS n FROM impressions ANTI JOIN {table} USING ("{key}") GROUP BY "{key}"'
         count, rows = self._run(f"SELECT count(*), coalesce(sum(n), 0) FROM ({strange})").fetchone() or (0, 0)
         if count:
@@ -180,52 +368,44 @@ class Tables(AbstractContextManager["Tables"]):
                 f"{count:,} {table} in {rows:,} impressions are not among the {table}: "
                 f"{some([*examples, *[''] * (count - len(examples))])}",
                 where="impressions",
-                todo=f"Add them to the {table}, or leave these impressions out.",
+                todo=f"Add them to the {table}, or leave these impressions out: `unlisted: drop`.",
             )
-
-    def _check_splits(self, wanted: dict[int, str], hint: str) -> None:
-        counts = {
-            split: (rows, positives)
-            for split, rows, positives in self._run(
-                "SELECT split_index, count(*), sum(label)::BIGINT FROM log GROUP BY split_index"
-            ).fetchall()
-        }
-        if None in counts:
-            query = "SELECT DISTINCT split FROM log WHERE split_index IS NULL ORDER BY split LIMIT 5"
-            strange = some(value for (value,) in self._run(query).fetchall())
-            raise DataError(
-                f"`split` of {counts[None][0]:,} rows is none of {', '.join(SPLITS)}: {strange}",
-                where="impressions",
-                todo="Mend the data source.",
-            )
-        for index, name in wanted.items():
-            rows, positives = counts.get(index, (0, 0))
-            if not rows:
-                raise DataError(f"the {name} split has no rows", where="impressions", todo=hint)
-            if not positives or positives == rows:
-                what = "no positives" if not positives else "no negatives"
-                raise DataError(f"the {name} split has {what} in {rows:,} rows", where="impressions", todo=hint)
 
     # --- duckdb ---
 
     def _all(self) -> list[Encoding]:
         return [each for encodings in self.encodings.values() for each in encodings]
 
-    def _joins(self, encodings: list[Encoding]) -> str:
-        vocab = self.out / "vocab"
-        return "\n".join(each.join(vocab / f"{each.vocab}.parquet") for each in encodings)
+    def _joins(self, encodings: list[Encoding], number: Any) -> str:
+        vocab = self.new / "vocab"
+        return "\n".join(each.join(vocab / f"{each.vocab}.parquet", number) for each in encodings)
+
+    def _new(self, parts: Sequence[Part]) -> list[tuple[int, Part]]:
+        return [(number, part) for number, part in enumerate(parts) if part.new]
+
+    def _of_part(self, part: Part, name: str) -> Path:
+        return (self.new if part.new else self.out) / STATE / "parts" / part.name / f"{name}.parquet"
+
+    def _counts(self, parts: Sequence[Part], name: str) -> str:
+        return " UNION ALL ".join(
+            f"SELECT value, {'times' if part.split == 'train' else '0::BIGINT AS times'} "
+            f"FROM read_parquet({quoted(self._of_part(part, name))})"
+            for part in parts
+        )
 
     def _type(self, encoding: Encoding) -> str:
-        return self._column_type(encoding.table, encoding.raw).removesuffix("[]")
+        query = f"SELECT typeof(value) FROM ({encoding.counts}) LIMIT 1"
+        row = self._run(query).fetchone()
+        return str(row[0]) if row else "VARCHAR"
 
     def _column_type(self, table: str, column: str) -> str:
         return str(self._scalar(f'SELECT typeof("{column}") FROM {table} LIMIT 1'))
 
-    def _ingested(self, name: str) -> str:
-        return f"read_parquet({quoted(self.work / f'{name}.parquet')})"
+    def _columns(self, table: str) -> list[str]:
+        return [name for name, *_ in self._run(f"DESCRIBE {table}").fetchall()]
 
     def _view(self, name: str, query: str) -> None:
-        self._run(f"CREATE VIEW {name} AS {query}")
+        self._run(f'CREATE OR REPLACE VIEW "{name}" AS {query}')
 
     def _publish(self, query: str, out: Path) -> None:
         aside = self.work / f"{out.name}.tmp"
@@ -245,14 +425,14 @@ class Tables(AbstractContextManager["Tables"]):
         return self._database.execute(query)
 
 
+def _vocab(name: str, column: SourceColumn) -> str | None:
+    return (column.vocab or name) if column.kind in ("id", "ids") else None
+
+
+def _encoding(name: str, column: SourceColumn, table: str, raw: str) -> Encoding:
+    counts = f"SELECT {values_of(column.kind, raw)} AS value, times FROM {table}"
+    return Encoding(name, column.kind, _vocab(name, column), counts, table, raw)
+
+
 def _encodings(columns: dict[str, SourceColumn], table: str) -> list[Encoding]:
-    return [
-        Encoding(
-            name,
-            column.kind,
-            (column.vocab or name) if column.kind in ("id", "ids") else None,
-            table,
-            f"feature_{name}",
-        )
-        for name, column in columns.items()
-    ]
+    return [_encoding(name, column, table, f"feature_{name}") for name, column in columns.items()]

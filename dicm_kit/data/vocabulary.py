@@ -1,7 +1,12 @@
-"""Raw values -> indices: 1, 2, ... by how often the training split has them, 0 for all others. In SQL, for duckdb."""
+"""Raw values -> codes, which never change, and indices: 1, 2, ... by how often training has them, 0 for all others.
+
+In SQL, for duckdb. Samples hold codes, so that they stay as they are when days are added; a code is the row of its
+value in the vocabulary's file, and the row says the index.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from dicm_kit.errors import DataError, some
 from dicm_kit.interfaces import Kind
@@ -15,8 +20,10 @@ class Encoding:
     """Its name in the dataset."""
     kind: Kind
     vocab: str | None
+    counts: str
+    """SQL: a query of its raw values as `value` and how often training has each as `times`; not yet summed."""
     table: str
-    """Where its raw values are: a view with `row_number`, and `times`, how often training has each row."""
+    """Where its raw values are: a view with `row_number`."""
     raw: str
     """The column there."""
 
@@ -30,28 +37,29 @@ class Encoding:
             return f"coalesce(hash64({raw}), 0)"
         if self.kind == "ids":
             return f'coalesce("encoded {self.name}".list, []::BIGINT[])'
-        return f'coalesce("encoded {self.name}".index, 0)::BIGINT'
+        return f'coalesce("encoded {self.name}".number, 0)::BIGINT'
 
-    def join(self, vocab_file: Path) -> str:
+    @property
+    def placeholder(self) -> str:
+        """SQL: a value of the right type for rows that are only there for histories."""
+        return {"number": "0::FLOAT", "ids": "[]::BIGINT[]"}.get(self.kind, "0::BIGINT")
+
+    def join(self, vocab_file: Path, number: Literal["code", "index"]) -> str:
         """SQL: the join that `expression` needs."""
         if self.vocab is None:
             return ""
-        vocab = f"read_parquet({quoted(vocab_file)})"
+        column = "index" if number == "index" else "file_row_number"
+        vocab = f"""(SELECT value, {column}::BIGINT AS number
+            FROM read_parquet({quoted(vocab_file)}, file_row_number = true) WHERE value IS NOT NULL)"""
         if self.kind == "id":
             return f'LEFT JOIN {vocab} "encoded {self.name}" ON "encoded {self.name}".value = t."{self.raw}"'
         return f"""LEFT JOIN (
-            SELECT row_number, list(coalesce(v.index, 0)::BIGINT ORDER BY place) AS list
+            SELECT row_number, list(coalesce(v.number, 0) ORDER BY place) AS list
             FROM (
                 SELECT row_number, unnest("{self.raw}") AS value, generate_subscripts("{self.raw}", 1) AS place
                 FROM {self.table}
             ) LEFT JOIN {vocab} v USING (value) GROUP BY row_number
         ) "encoded {self.name}" ON "encoded {self.name}".row_number = t.row_number"""
-
-    @property
-    def counted(self) -> str:
-        """SQL: raw values, and how often training has them, not yet summed."""
-        value = f'unnest("{self.raw}")' if self.kind == "ids" else f'"{self.raw}"'
-        return f"SELECT {value} AS value, times FROM {self.table} WHERE times > 0"
 
 
 HASH64 = """CREATE MACRO hash64(value) AS (
@@ -59,6 +67,11 @@ HASH64 = """CREATE MACRO hash64(value) AS (
     - CASE WHEN md5_number_lower(value::VARCHAR) >= 9223372036854775808 THEN 18446744073709551616::HUGEINT ELSE 0 END
 )::BIGINT"""
 """The last 8 bytes of the MD5 of the value as text, little-endian, as a signed number. Part of the format."""
+
+
+def values_of(kind: Kind, raw: str) -> str:
+    """SQL: the raw values of a column, one per row."""
+    return f'unnest("{raw}")' if kind == "ids" else f'"{raw}"'
 
 
 def vocabularies(encodings: list[Encoding]) -> dict[str, list[Encoding]]:
@@ -70,15 +83,29 @@ def vocabularies(encodings: list[Encoding]) -> dict[str, list[Encoding]]:
     return found
 
 
-def vocab_query(columns: list[Encoding], min_count: int) -> str:
-    """SQL: the vocabulary of some columns, `value`, `index`, `count`; the most frequent first, then by value."""
-    values = " UNION ALL ".join(f"({each.counted})" for each in columns)
+def vocab_query(columns: list[Encoding], min_count: int, before: Path | None) -> str:
+    """SQL: the vocabulary of some columns: `value`, `index`, `count`, in the order of codes.
+
+    Row 0 is that of null. The values of the file `before` keep their rows; new ones follow, the most frequent first.
+    """
+    values = " UNION ALL ".join(f"({each.counts})" for each in columns)
+    counted = f"SELECT value, sum(times)::BIGINT AS count FROM ({values}) WHERE value IS NOT NULL GROUP BY value"
+    if before is None:
+        merged = f"SELECT value, NULL::BIGINT AS code, count FROM ({counted})"
+    else:
+        merged = f"""SELECT coalesce(c.value, o.value) AS value, o.code, coalesce(c.count, 0) AS count
+            FROM ({counted}) c FULL JOIN (
+                SELECT value, file_row_number AS code
+                FROM read_parquet({quoted(before)}, file_row_number = true) WHERE value IS NOT NULL
+            ) o ON c.value = o.value"""
     return f"""
-        SELECT value, row_number() OVER (ORDER BY count DESC, value) AS index, count
-        FROM (
-            SELECT value, sum(times)::BIGINT AS count FROM ({values})
-            WHERE value IS NOT NULL GROUP BY value HAVING sum(times) >= {min_count}
-        ) ORDER BY index"""
+        SELECT value, index, count FROM (
+            SELECT NULL AS value, 0::BIGINT AS index, 0::BIGINT AS count, 0::BIGINT AS code
+            UNION ALL
+            SELECT value, CASE WHEN count >= {min_count} THEN
+                row_number() OVER (PARTITION BY count >= {min_count} ORDER BY count DESC, value) ELSE 0 END, count, code
+            FROM ({merged})
+        ) ORDER BY code NULLS LAST, count DESC, value"""
 
 
 def check_types(vocab: str, types: dict[str, str]) -> None:

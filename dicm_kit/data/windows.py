@@ -1,8 +1,11 @@
 """A lane's row groups -> windows: dense arrays of some sample groups, in the order of the epoch."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -51,6 +54,8 @@ class WindowColumns:
     width: int
     """Slots of the history."""
     num_items: int
+    indices: dict[str, np.ndarray] = field(default_factory=dict)
+    """Column of the file -> code -> index, for those that hold codes of a vocabulary."""
 
     @property
     def empty_item(self) -> int:
@@ -76,7 +81,63 @@ class WindowPlan:
 
 
 class LaneFile:
-    """One lane of a split: how many impressions each row group holds, and windows of them."""
+    """One lane of a split, in one file per part: how many impressions each row group holds, and windows of them.
+
+    Row groups are numbered through all files.
+    """
+
+    def __init__(self, paths: Sequence[Path]):
+        self._files = [_PartFile(path) for path in paths]
+        sizes = [len(file.groups) for file in self._files]
+        self._file_of = np.repeat(np.arange(len(sizes)), sizes)
+        self._first = np.cumsum([0, *sizes])
+        none = np.zeros(0, np.int64)
+        self.impressions = np.concatenate([none, *(file.impressions for file in self._files)])
+        self.groups = np.concatenate([none, *(file.groups for file in self._files)])
+
+    @property
+    def num_impressions(self) -> int:
+        """Impressions of the lane."""
+        return int(self.impressions.sum())
+
+    def plan(self, order: tuple[int, ...] | None) -> list[WindowPlan]:
+        """Returns which row groups make each window, in order, without reading them.
+
+        `order`: None for the order of the files, a window per row group; else (seed, epoch, lane): row groups in a
+        random order, joined to windows of about WINDOW_GROUPS groups, in each of which groups come in a random order.
+        """
+        plan, first = [], 0
+        for number, row_groups in enumerate(self._row_groups(order)):
+            stop = first + int(self.impressions[row_groups].sum())
+            plan.append(WindowPlan(row_groups, None if order is None else (GROUPS, *order, number), first, stop))
+            first = stop
+        return plan
+
+    def read(self, plan: WindowPlan, columns: WindowColumns) -> Window:
+        """Returns a window; DataError when a file does not hold what it should."""
+        parts = []
+        for file, row_groups in groupby(plan.row_groups, key=lambda row_group: self._file_of[row_group]):
+            numbers = [row_group - int(self._first[file]) for row_group in row_groups]
+            parts.append(self._files[file].read(numbers, columns))
+        window = parts[0] if len(parts) == 1 else _joined(parts)
+        return window if plan.shuffle is None else _shuffled(window, permutation(len(window.user), *plan.shuffle))
+
+    def _row_groups(self, order: tuple[int, ...] | None) -> list[list[int]]:
+        if order is None:
+            return [[index] for index in range(len(self.groups))]
+        plan: list[list[int]] = []
+        size = WINDOW_GROUPS
+        for index in permutation(len(self.groups), ROW_GROUPS, *order).tolist():
+            if size + self.groups[index] > WINDOW_GROUPS:
+                plan.append([])
+                size = 0
+            plan[-1].append(index)
+            size += self.groups[index]
+        return plan
+
+
+class _PartFile:
+    """A lane of a part: one file."""
 
     def __init__(self, path: Path):
         import pyarrow as pa
@@ -97,26 +158,8 @@ class LaneFile:
         self.impressions = np.array([row.column(item).num_values for row in rows], np.int64)
         self.groups = np.array([row.num_rows for row in rows], np.int64)
 
-    @property
-    def num_impressions(self) -> int:
-        """Impressions of the lane."""
-        return int(self.impressions.sum())
-
-    def plan(self, order: tuple[int, ...] | None) -> list[WindowPlan]:
-        """Returns which row groups make each window, in order, without reading them.
-
-        `order`: None for the order of the file, a window per row group; else (seed, epoch, lane): row groups in a
-        random order, joined to windows of about WINDOW_GROUPS groups, in each of which groups come in a random order.
-        """
-        plan, first = [], 0
-        for number, row_groups in enumerate(self._row_groups(order)):
-            stop = first + int(self.impressions[row_groups].sum())
-            plan.append(WindowPlan(row_groups, None if order is None else (GROUPS, *order, number), first, stop))
-            first = stop
-        return plan
-
-    def read(self, plan: WindowPlan, columns: WindowColumns) -> Window:
-        """Returns a window; DataError when the file does not hold what it should."""
+    def read(self, row_groups: list[int], columns: WindowColumns) -> Window:
+        """Returns the row groups as one window."""
         import pyarrow.parquet as pq
 
         if missing := [name for name in columns.names if name not in self._columns]:
@@ -124,25 +167,12 @@ class LaneFile:
                 f"has no column {some(missing)}", where=str(self.path), todo="See docs/reference/dataset_folder.md."
             )
         with pq.ParquetFile(self.path, metadata=self._metadata, memory_map=True) as file:
-            table = file.read_row_groups(plan.row_groups, columns=columns.names, use_threads=False)
+            table = file.read_row_groups(row_groups, columns=columns.names, use_threads=False)
         try:
-            window = _window({name: _array(table, name) for name in columns.names}, columns)
+            arrays = {name: _array(table, name) for name in columns.names}
+            return _window({name: _indexed(name, array, columns) for name, array in arrays.items()}, columns)
         except _WrongError as error:
             raise DataError(f"{error}", where=str(self.path), todo="See docs/reference/dataset_folder.md.") from None
-        return window if plan.shuffle is None else _shuffled(window, permutation(len(window.user), *plan.shuffle))
-
-    def _row_groups(self, order: tuple[int, ...] | None) -> list[list[int]]:
-        if order is None:
-            return [[index] for index in range(len(self.groups))]
-        plan: list[list[int]] = []
-        size = WINDOW_GROUPS
-        for index in permutation(len(self.groups), ROW_GROUPS, *order).tolist():
-            if size + self.groups[index] > WINDOW_GROUPS:
-                plan.append([])
-                size = 0
-            plan[-1].append(index)
-            size += self.groups[index]
-        return plan
 
 
 class _WrongError(Exception):
@@ -166,6 +196,18 @@ def _array(table: "pa.Table", name: str) -> Array:
             return _Nested(values.values.to_numpy(), values.offsets.to_numpy(), column.offsets.to_numpy())
         return Ragged(values.to_numpy(), column.offsets.to_numpy())
     return column.to_numpy()
+
+
+def _indexed(name: str, column: Array, columns: WindowColumns) -> Array:
+    """Returns a column with indices instead of codes, where it holds codes."""
+    index = columns.indices.get(name)
+    if index is None:
+        return column
+    codes = column.values if isinstance(column, Ragged) else column
+    if len(codes) and not (codes.min() >= 0 and codes.max() < len(index)):
+        raise _WrongError(f"`{name}` holds a code that is not in its vocabulary")
+    found = np.take(index, codes)
+    return replace(column, values=found) if isinstance(column, Ragged) else found
 
 
 @dataclass(frozen=True)
@@ -225,6 +267,30 @@ def _fitting(rows: Ragged, largest: int) -> Ragged:
     """Returns rows whose type can hold `largest`, the mark of an empty slot."""
     fits = largest <= np.iinfo(rows.values.dtype).max
     return rows if fits else Ragged(rows.values.astype(np.int64), rows.offsets)
+
+
+def _joined(windows: list[Window]) -> Window:
+    """Returns the windows as one, their groups in the order they come."""
+
+    def joined(pick: Callable[[Window], Array]) -> Any:
+        parts = [pick(window) for window in windows]
+        return Ragged.joined(parts) if isinstance(parts[0], Ragged) else np.concatenate(parts)  # type: ignore[arg-type]
+
+    firsts = np.cumsum([0, *(len(window.user) for window in windows)])
+    first = windows[0]
+    return Window(
+        group_of=np.concatenate([window.group_of + start for window, start in zip(windows, firsts, strict=False)]),
+        of_group={name: joined(lambda window, name=name: window.of_group[name]) for name in first.of_group},  # type: ignore[misc]
+        of_impression={
+            name: joined(lambda window, name=name: window.of_impression[name])  # type: ignore[misc]
+            for name in first.of_impression
+        },
+        **{
+            each.name: joined(attrgetter(each.name))
+            for each in fields(Window)
+            if each.name not in ("group_of", "of_group", "of_impression")
+        },
+    )
 
 
 def _shuffled(window: Window, groups: np.ndarray) -> Window:

@@ -12,7 +12,7 @@ so the best possible ranking, by p itself, is known: `click_probability` in the 
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING
 
@@ -109,7 +109,8 @@ class SyntheticSource(DataSource):
             context={"position": SourceColumn("id")},
         )
         described = json.dumps({"synthetic": _VERSION} | asdict(self.config), sort_keys=True)
-        self.fingerprint = hashlib.sha256(described.encode()).hexdigest()[:16]
+        self.fingerprint = self.snapshot = hashlib.sha256(described.encode()).hexdigest()[:16]
+        self.pieces = {"log": self.fingerprint}
         self._items = self._make_items()
         self._trend = {
             name: self._rng(_TRENDS, number).permutation(np.linspace(-1.6, 1.6, len(values)))
@@ -151,15 +152,17 @@ class SyntheticSource(DataSource):
                 {"user": np.arange(start, start + len(factor)), "segment": np.char.mod("segment %d", segment)}
             )
 
-    def pictures(self) -> Iterator[tuple[str, bytes]]:
+    def pictures(self, have: Container[str]) -> Iterator[tuple[str, bytes]]:
         """Yields a JPEG for every item that has a picture of its own."""
         items, size = self._items, self.config.picture_size
         for item in np.flatnonzero(items.picture == np.arange(self.config.items)).tolist():
+            if str(item) in have:
+                continue
             colour, shape, texture = (int(items.attributes[name][item]) for name in _ATTRIBUTES)
             yield str(item), jpeg(draw(self._rng(_DRAWING, item), colour, shape, texture, size))
 
-    def impressions(self) -> "Iterator[pa.RecordBatch]":
-        """Yields the log in blocks of users, unsorted within them."""
+    def impressions(self, piece: str) -> "Iterator[pa.RecordBatch]":
+        """Yields the log in blocks of users, unsorted within them, a page's places in order."""
         import pyarrow as pa
 
         for start, num_impressions in self._impressions_of_blocks():
@@ -179,7 +182,6 @@ class SyntheticSource(DataSource):
                     "user": start + user,
                     "item": item,
                     "time": time_of_page[page],
-                    "order": place,
                     "label": (rng.random(num_impressions) < probability).astype(np.float32),
                     "click_probability": probability,
                     "position": np.char.mod("%d", place),
