@@ -41,9 +41,10 @@ from dicm_kit.training.checkpoint import (
     find_resumable,
     read_checkpoint,
 )
-from dicm_kit.training.metrics import RankingMetrics, TargetSlices
+from dicm_kit.training.metrics import RankingMetrics
 from dicm_kit.training.module import CtrModule
 from dicm_kit.training.optimizers import OptimizerPlan
+from dicm_kit.training.slices import TargetSlices
 
 
 def is_first() -> bool:
@@ -66,6 +67,7 @@ class Session:
                 **{side: tuple(getattr(self.recipe.features, side)) for side in SIDES},
                 target_picture=bool(self.recipe.images and self.recipe.images.target),
                 history_picture=bool(self.recipe.images and self.recipe.images.history),
+                shuffle_pictures=self.recipe.images.shuffle if self.recipe.images else None,
             ),
             max_history=self.recipe.data.history.max_length,
             seed=self.recipe.seed,

@@ -45,6 +45,7 @@ _LEAST: dict[str, float] = {
     "data.partitions": 1,
     "data.min_count": 1,
     "batch_size": 1,
+    "images.shuffle": 0,
     "images.embedder.dim": 1,
     "trainer.max_epochs": 1,
     "trainer.max_steps": 1,

@@ -111,6 +111,7 @@ def test_test_and_compare(calls: list[tuple[Any, ...]]) -> None:
     ("overrides", "pictures", "interest"),
     [
         ((), "target and history; ", "images: multi_query_attention of image, target.item_id"),
+        (("images.shuffle=1",), "; a control: shuffled by seed 1", "images: multi_query_attention"),
         (("images.history=false", "interest.images=null"), "target; ", "ids: attention\n"),
         (("images.target=false", "interest.images.queries=[target.item_id]"), "history; ", "of target.item_id"),
         (("images=null", "interest.images=null"), "none: the id-only baseline", "ids: attention\n"),

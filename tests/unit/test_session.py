@@ -1,13 +1,18 @@
-"""What session.py adds to its parts: the oracle."""
+"""What session.py adds to its parts: the oracle, the controls."""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from recipes.debug_runs import debug
 from sklearn.metrics import log_loss, roc_auc_score
 
+from dicm_kit import run
 from dicm_kit.data.dataset import Dataset
 from dicm_kit.data.prepare import PrepareOptions, prepare
 from dicm_kit.data.sources.synthetic import SyntheticConfig, build_synthetic
-from dicm_kit.session import oracle
+from dicm_kit.session import Session, oracle
 
 
 @pytest.fixture(scope="module")
@@ -30,3 +35,22 @@ def test_the_oracle_is_what_scikit_learn_says_of_the_true_probabilities(dataset:
     unseen = dataset.items["train_count"].to_numpy()[rows["item"]] == 0
     assert found["target_unseen/auc"] == pytest.approx(roc_auc_score(label[unseen], score[unseen]), abs=1e-6)
     assert not [name for name in found if name.startswith("history_")]
+
+
+def test_shuffled_pictures_go_from_the_recipe_into_the_batches(tmp_path: Path) -> None:
+    """Same samples in the same order; only which picture an item shows differs."""
+
+    def batches(*overrides: str) -> list:
+        loaded = debug(tmp_path, *overrides)
+        return list(Session(loaded, run.prepare(loaded)).data.test_dataloader())
+
+    plain, mixed, again = batches(), batches("images.shuffle=3"), batches("images.shuffle=3")
+    assert any((one.target_key_N != other.target_key_N).any() for one, other in zip(plain, mixed, strict=True))
+    shown: dict[int, int] = {}
+    for one, other, third in zip(plain, mixed, again, strict=True):
+        assert torch.equal(one.item_N, other.item_N)
+        assert all(torch.equal(one.target[name], other.target[name]) for name in one.target)
+        assert torch.equal(other.target_key_N, third.target_key_N)
+        assert torch.equal(other.history_key_GL, third.history_key_GL)
+        for item, key in zip(other.item_N.tolist(), other.target_key_N.tolist(), strict=True):
+            assert shown.setdefault(item, key) == key

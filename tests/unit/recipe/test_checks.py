@@ -37,6 +37,7 @@ CASES = {
         "checkpoint.keep=0",
     ],
     "standardize_trained": ["images.embedder.standardize=true", "images.backbone.trainable=last_block"],
+    "shuffle": ["images.shuffle=-1"],
     "monitor_without_validation": ["data.split.validation=0"],
 }
 
@@ -55,6 +56,7 @@ def test_what_does_not_fit(case: str, tmp_path: Path, golden: Callable[[str, str
         ["data.split.validation=0", "checkpoint.monitor=null"],
         ["images.history=false", "interest.images=null"],  # target only
         ["images.target=false", "interest.images.queries=[target.item_id]"],  # history only
+        ["images.shuffle=0"],
         ["images.embedder.standardize=true", "images.backbone.trainable=none"],
         ["images.embedder.standardize=false", "images.backbone.trainable=all"],
         ["interest.images.queries=[user.user_id, target.picture]", "images.target=false"],
