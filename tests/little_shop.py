@@ -1,6 +1,7 @@
 """A data source in memory, small enough to check by hand, and what shares it."""
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
+from copy import copy
 from io import BytesIO
 from typing import Any
 
@@ -37,15 +38,30 @@ class LittleShop(DataSource):
         self._pictures = pictures or []
         self.columns = columns or SourceColumns()
         self.fingerprint, self._batch = fingerprint, batch
+        self.pieces, self.snapshot = {"log": fingerprint}, fingerprint
         self.asked: list[str] = []
         """Which streams were asked for."""
+
+    def cut(self, *ends: int) -> "LittleShop":
+        """Returns the shop with its log in pieces by day: `day 0` ends before day `ends[0]`, and so on."""
+        shop = copy(self)
+        time, shop.asked, begin = self.tables["impressions"]["time"].to_numpy(), [], 0
+        shop.pieces, shop.tables = {}, dict(self.tables)
+        for end in ends:
+            name = f"day {begin}"
+            shop.tables[name] = self.tables["impressions"].filter(
+                pa.array((time >= begin * DAY) & (time < end * DAY))
+            )
+            shop.pieces[name] = f"{name} of {self.fingerprint}"
+            begin = end
+        return shop
 
     def _stream(self, name: str) -> "Iterator[pa.RecordBatch]":
         self.asked.append(name)
         yield from self.tables[name].to_batches(self._batch)
 
-    def impressions(self) -> "Iterator[pa.RecordBatch]":
-        return self._stream("impressions")
+    def impressions(self, piece: str) -> "Iterator[pa.RecordBatch]":
+        return self._stream("impressions" if piece == "log" else piece)
 
     def items(self) -> "Iterator[pa.RecordBatch]":
         return self._stream("items")
@@ -53,9 +69,9 @@ class LittleShop(DataSource):
     def users(self) -> "Iterator[pa.RecordBatch]":
         return self._stream("users")
 
-    def pictures(self) -> Iterator[tuple[str, bytes]]:
+    def pictures(self, have: Container[str]) -> Iterator[tuple[str, bytes]]:
         self.asked.append("pictures")
-        yield from self._pictures
+        yield from ((name, data) for name, data in self._pictures if name not in have)
 
 
 def random_shop(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dicm_kit.data.dataset import ColumnInfo, Dataset
+from dicm_kit.data.order import PICTURES, permutation
 from dicm_kit.data.ragged import Ragged
 from dicm_kit.data.windows import Array, Window
 from dicm_kit.errors import DataError, did_you_mean, some
@@ -33,6 +34,8 @@ class ColumnsUsed:
     """False: `target_key_N` is all 0."""
     history_picture: bool = True
     """False: `history_key_GL` is all 0."""
+    shuffle_pictures: int | None = None
+    """A seed: the items that have a picture exchange their pictures. None: each keeps its own."""
 
     def check(self, dataset: Dataset) -> None:
         """Raises DataError when the dataset lacks one."""
@@ -61,10 +64,12 @@ class ItemTable:
     """Numbers (float32) and bags."""
 
     @classmethod
-    def read(cls, dataset: Dataset, names: Sequence[str], keys: bool) -> "ItemTable":
-        """Returns the named columns, and as `picture_key` the picture keys, if wanted."""
+    def read(cls, dataset: Dataset, names: Sequence[str], keys: bool, shuffle: int | None = None) -> "ItemTable":
+        """Returns the named columns, and as `picture_key` the picture keys, if wanted; shuffled by a seed, if given."""
         infos = {name: dataset.item[name] for name in names} | ({_KEY: ColumnInfo("hash")} if keys else {})
         columns = {name: _with_empty(dataset.items[name], info) for name, info in infos.items()}
+        if keys and shuffle is not None:
+            columns[_KEY] = shuffled(columns[_KEY], shuffle)  # type: ignore[arg-type]
         whole = tuple(name for name, info in infos.items() if info.kind in ("id", "hash"))
         stack = np.empty((dataset.num_items + 1, len(whole)), np.int64)
         for index, name in enumerate(whole):
@@ -103,8 +108,8 @@ class ItemTables:
     def read(cls, dataset: Dataset, used: ColumnsUsed) -> "ItemTables":
         """Returns the columns that are used."""
         return cls(
-            ItemTable.read(dataset, used.target, used.target_picture),
-            ItemTable.read(dataset, used.history, used.history_picture),
+            ItemTable.read(dataset, used.target, used.target_picture, used.shuffle_pictures),
+            ItemTable.read(dataset, used.history, used.history_picture, used.shuffle_pictures),
         )
 
 
@@ -193,6 +198,14 @@ def empty_batch(dataset: Dataset, used: ColumnsUsed) -> Batch:
         user_id_N=none,
         item_N=none,
     )
+
+
+def shuffled(keys_S: np.ndarray, seed: int) -> np.ndarray:
+    """Returns picture keys in a random order by `seed`, dealt to the same rows; 0 (no picture) stays where it is."""
+    rows = np.flatnonzero(keys_S)
+    dealt = keys_S.copy()
+    dealt[rows] = keys_S[rows[permutation(len(rows), PICTURES, seed)]]
+    return dealt
 
 
 def _with_empty(column: "pa.ChunkedArray", info: ColumnInfo) -> Array:

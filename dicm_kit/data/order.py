@@ -7,7 +7,7 @@ from dicm_kit.exchange.owner import mix64
 _GOLDEN = 0x9E3779B97F4A7C15 - 2**64  # splitmix64's step, as the signed number with the same bits
 _MASK = 2**64 - 1
 
-LANES, ROW_GROUPS, GROUPS, NEGATIVES, PICTURES = range(5)  # what an order is for, so that none repeats another's
+LANES, ROW_GROUPS, GROUPS, PICTURES, NEGATIVES = range(5)  # what an order is for, so that none repeats another's
 
 
 def random_bits(first: int, count: int, *key: int) -> np.ndarray:

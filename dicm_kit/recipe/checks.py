@@ -29,6 +29,7 @@ def findings(recipe: Recipe, bad: set[Path]) -> Iterator[Finding]:
     yield from _sizes(recipe, good)
     yield from _sharing(recipe, bad)
     yield from _pictures(recipe, good)
+    yield from _standardized(recipe, good)
     yield from _queries(recipe, bad)
 
 
@@ -44,6 +45,7 @@ _LEAST: dict[str, float] = {
     "data.partitions": 1,
     "data.min_count": 1,
     "batch_size": 1,
+    "images.shuffle": 0,
     "images.embedder.dim": 1,
     "trainer.max_epochs": 1,
     "trainer.max_steps": 1,
@@ -167,7 +169,7 @@ def _pictures(recipe: Recipe, good: Callable[..., bool]) -> Iterator[Finding]:
         return
     has_history = images is not None and bool(images.history)
     if interest.images is not None and not has_history and good("images.history"):
-        todo = "Set `images.history: true`, or leave `interest.images` out."
+        todo = "Set `images.history: true`, or do without: `interest.images=null`."
         yield Finding(("interest", "images"), "`interest.images` has no pictures to pool", todo)
     if interest.ids is not None and recipe.features and not recipe.features.history and good("features.history"):
         todo = "Give `features.history` a column, or leave `interest.ids` out."
@@ -176,6 +178,19 @@ def _pictures(recipe: Recipe, good: Callable[..., bool]) -> Iterator[Finding]:
     sides = (features.user, features.target, features.context, features.history) if features else ()
     if images is None and not any(sides) and good("features", "images"):
         yield Finding(("features",), "there is nothing to learn from: no features and no pictures")
+
+
+def _standardized(recipe: Recipe, good: Callable[..., bool]) -> Iterator[Finding]:
+    """A config field called `trainable` says whether a backbone is trained, of a plugin too."""
+    images = recipe.images
+    if images is None or not good("images.backbone", "images.embedder") or not images.embedder.standardize:
+        return
+    if getattr(images.backbone.config, "trainable", None) not in (None, False, "none"):
+        yield Finding(
+            ("images", "embedder", "standardize"),
+            "`standardize` goes by fixed statistics, and the vectors of a trained backbone have none",
+            "Leave it out, or train nothing of the backbone (`images.backbone.trainable`).",
+        )
 
 
 def query_names(recipe: Recipe) -> list[str]:
@@ -200,13 +215,14 @@ def _queries(recipe: Recipe, bad: set[Path]) -> Iterator[Finding]:
         for index, query in enumerate(queries or []):
             if query in known or query in broken or str(query).partition(".")[0] in broken:
                 continue
-            yield Finding(
-                ("interest", slot, "queries", index), f"the query `{query}` names no feature", _query_help(query, known)
-            )
+            others = [each for each in queries or [] if each in known]
+            todo = _query_help(query, known, f"interest.{slot}.queries=[{', '.join(others)}]" if others else None)
+            yield Finding(("interest", slot, "queries", index), f"the query `{query}` names no feature", todo)
 
 
-def _query_help(query: str, known: list[str]) -> str:
+def _query_help(query: str, known: list[str], without: str | None) -> str:
+    """`without`: the override that keeps only the queries that are good."""
     if query == "image":
-        return "Set `images.target: true`, or drop the query."
+        return f"Set `images.target: true`, or drop the query{f': `{without}`' if without else ''}."
     near = did_you_mean(query, known)
     return f"{f'{near} ' if near else ''}Queries here: {some(known, 20) if known else 'none'}."

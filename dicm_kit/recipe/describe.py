@@ -180,7 +180,8 @@ def _pictures(recipe: Recipe) -> str:
     model = getattr(images.backbone.config, "model", None)
     backbone = f"{images.backbone.name} {model}" if model else images.backbone.name
     widths = "-".join(str(width) for width in [*images.embedder.hidden, images.embedder.dim])
-    return f"{sides}; {backbone}, embedder {widths}"
+    control = "" if images.shuffle is None else f"; a control: shuffled by seed {images.shuffle}"
+    return f"{sides}; {backbone}, embedder {widths}{control}"
 
 
 def _interest(recipe: Recipe) -> Iterator[str]:

@@ -111,6 +111,8 @@ class ImagesSection:
     """Show the net the target's picture."""
     history: bool = False
     """Give `interest.images` the pictures of the items clicked before."""
+    shuffle: int | None = None
+    """A control. A seed: items exchange pictures at random; a gain that stays is not due to what pictures show."""
     backbone: BackboneSection
     """What turns pixels into a wide vector."""
     embedder: EmbedderSection = field(default_factory=EmbedderSection)

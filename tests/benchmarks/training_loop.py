@@ -14,9 +14,11 @@ from pathlib import Path
 from statistics import median
 
 import torch
+from lightning.pytorch import Callback
 
 from dicm_kit import run
 from dicm_kit.recipe.load import load
+from dicm_kit.session import Session
 from dicm_kit.training.loss import share_of_global_mean, summed_loss
 from dicm_kit.types import Batch
 
@@ -30,7 +32,7 @@ def main() -> None:
         loaded = load(recipe, [*arguments, f"run_dir={folder}", "checkpoint.monitor=null", "trainer.logger=csv"])
         run._use_machine(loaded.recipe)
         dataset = run._prepared(loaded, run.rehearse(loaded))
-        session = run._Session(loaded, dataset)
+        session = Session(loaded, dataset)
         batches = list(islice(session.data.train_dataloader(), STEPS))
         ratios = []
         for _ in range(ROUNDS):
@@ -62,12 +64,12 @@ def step(module: torch.nn.Module, optimizer: torch.optim.Optimizer, batch: Batch
 
 def loop(loaded: object, dataset: object) -> float:
     """Returns the speed that the progress bar counts, over as many steps as `step_only`, after ten to warm up."""
-    session = run._Session(loaded, dataset)
+    session = Session(loaded, dataset)
     session.trainer.fit_loop.epoch_loop.max_steps = STEPS + 10
     session.trainer.limit_val_batches = 0
     marks = []
 
-    class Clock(run.pl.Callback):
+    class Clock(Callback):
         def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):  # type: ignore[no-untyped-def]
             marks.append((time.perf_counter(), batch.num_impressions))
 

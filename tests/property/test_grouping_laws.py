@@ -58,15 +58,15 @@ def naive(log: list[tuple], by: str, pause: int, history: HistoryOptions) -> set
 def test_groups_are_those_of_a_loop(log, by: Literal["event", "session", "day"], minutes, longest, oldest):
     log.sort(key=lambda row: row[:2])
     user, time, label, split = (np.array(column) for column in zip(*log, strict=True))
-    run = LogRun(user=user, time=time, item=np.arange(len(log)), label=label.astype(np.float32), split=split)
+    run = LogRun(user=user, time=time, item=np.arange(len(log)), label=label.astype(np.float32), part=split)
     history = HistoryOptions(longest, oldest)
     groups = group(run, GroupOptions(by, minutes), history)
-    clicks = np.split(groups.clicks.values, groups.clicks.offsets[1:-1])
-    ages = np.split(groups.ages, groups.clicks.offsets[1:-1])
+    clicks = np.split(groups.history.values, groups.history.offsets[1:-1])
+    ages = np.split(groups.ages, groups.history.offsets[1:-1])
     impressions = np.split(groups.impressions.values, groups.impressions.offsets[1:-1])
     found = {
         (int(split), tuple(rows.tolist()), tuple(before.tolist()), tuple(age.tolist()))
-        for split, rows, before, age in zip(groups.split, impressions, clicks, ages, strict=True)
+        for split, rows, before, age in zip(groups.part, impressions, clicks, ages, strict=True)
     }
     assert found == naive(log, by, minutes * 60, history)
     assert len(found) == len(groups)

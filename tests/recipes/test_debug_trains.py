@@ -16,6 +16,7 @@ from recipes.debug_runs import DEBUG, REPOSITORY, alive, arguments, debug, start
 from dicm_kit import run
 from dicm_kit.errors import RunError
 from dicm_kit.recipe.load import dump, load
+from dicm_kit.session import Session
 from dicm_kit.training.checkpoint import read_checkpoint
 from dicm_kit.training.module import CtrModule
 
@@ -156,7 +157,7 @@ class _Press(Callback):
 
 
 def test_ctrl_c_leaves_a_run_that_can_be_resumed(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = run._Session._trainer
+    trainer = Session._trainer
 
     def pressing(session: Any) -> Any:
         made = trainer(session)
@@ -164,7 +165,7 @@ def test_ctrl_c_leaves_a_run_that_can_be_resumed(shop: Path, monkeypatch: pytest
         return made
 
     with monkeypatch.context() as patched:
-        patched.setattr(run._Session, "_trainer", pressing)
+        patched.setattr(Session, "_trainer", pressing)
         with pytest.raises(KeyboardInterrupt):
             run.run(debug(shop, run_dir="pressed"))
     assert not (shop / "pressed/test.json").exists()
@@ -241,13 +242,13 @@ def test_without_pictures(shop: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("trainable", ["last_block", "all"])
 def test_a_trained_backbone(trainable: str, shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     at_start: dict[str, torch.Tensor] = {}
-    fit = run._Session.fit
+    fit = Session.fit
 
     def keeping(session: Any, checkpoint: Path | None) -> None:
         at_start.update({name: value.clone() for name, value in session.module.state_dict().items()})
         fit(session, checkpoint)
 
-    monkeypatch.setattr(run._Session, "fit", keeping)
+    monkeypatch.setattr(Session, "fit", keeping)
     features = set((shop / "data/features").iterdir())
     name = f"trained_{trainable}"
     run.run(debug(shop, f"images.backbone.trainable={trainable}", "trainer.max_steps=4", run_dir=name))

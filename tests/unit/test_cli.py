@@ -107,6 +107,25 @@ def test_test_and_compare(calls: list[tuple[Any, ...]]) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("overrides", "pictures", "interest"),
+    [
+        ((), "target and history; ", "images: multi_query_attention of image, target.item_id"),
+        (("images.shuffle=1",), "; a control: shuffled by seed 1", "images: multi_query_attention"),
+        (("images.history=false", "interest.images=null"), "target; ", "ids: attention\n"),
+        (("images.target=false", "interest.images.queries=[target.item_id]"), "history; ", "of target.item_id"),
+        (("images=null", "interest.images=null"), "none: the id-only baseline", "ids: attention\n"),
+    ],
+)
+def test_controls_are_one_line(
+    overrides: tuple[str, ...], pictures: str, interest: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["check", str(REPOSITORY / "recipes/quickstart/dicm.yaml"), *overrides]) == 0
+    text = capsys.readouterr().out
+    assert pictures in text
+    assert interest in text
+
+
 WRONG = {
     "unknown_command": ["rnu", "recipe.yaml"],
     "no_recipe": ["run"],

@@ -1,10 +1,13 @@
 """Batches against the rows of the lane files, joined in plain Python."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 from little_shop import random_shop
 
-from dicm_kit.data.collate import ColumnsUsed, ItemTables, empty_batch
+from dicm_kit.data.collate import ColumnsUsed, ItemTables, empty_batch, shuffled
 from dicm_kit.data.prepare import PrepareOptions, prepare
 from dicm_kit.data.reader import num_steps, read_batches
 from dicm_kit.errors import DataError
@@ -143,3 +146,46 @@ def test_item_tables_can_be_read_once(dataset):
 
 def test_steps_count_the_longest_lane(dataset):
     assert num_steps(dataset, "train", 7) == -(-dataset.splits["train"].impressions // 7)
+
+
+# --- the control: shuffled pictures ---
+
+
+def test_shuffled_keys_are_the_same_keys_on_the_same_rows():
+    keys = np.array([7, 0, 3, 9, 0, 3, 5, 8], dtype=np.int64)
+    found = {seed: shuffled(keys, seed).tolist() for seed in range(20)}
+    for mixed in found.values():
+        assert sorted(mixed) == sorted(keys)
+        assert [key == 0 for key in mixed] == [key == 0 for key in keys]
+    assert len({tuple(mixed) for mixed in found.values()}) > 15
+    assert found[4] == shuffled(keys.copy(), 4).tolist()
+    assert shuffled(np.arange(1, 9), 0).tolist() == [1, 5, 2, 7, 8, 3, 6, 4], "the same in every version"
+    assert shuffled(np.zeros(3, np.int64), 1).tolist() == [0, 0, 0]
+
+
+def test_few_items_keep_their_picture():
+    """An item keeps its picture with the share that its picture has: 1 / n where each has its own."""
+    keys = np.repeat(np.arange(1, 501), 2)
+    kept = [np.mean(shuffled(keys, seed) == keys) for seed in range(50)]
+    assert 0 < np.mean(kept) < 2 * 2 / 1000
+
+
+def test_shuffled_pictures_are_the_same_in_targets_and_histories(dataset, rows):
+    batch = whole(dataset, columns=replace(USED, target=(*USED.target, "picture"), shuffle_pictures=5))
+    items = dataset.items.to_pylist()
+    own = [item["picture_key"] for item in items]
+    mixed = shuffled(np.array(own), 5).tolist()
+    assert mixed != own
+    assert batch.target_key_N.tolist() == [mixed[item] for row in rows for item in row["item"]]
+    width = batch.mask_GL.shape[1]
+    assert batch.history_key_GL.tolist() == [
+        [mixed[item] for item in row["history_item"]] + [0] * (width - len(row["history_item"])) for row in rows
+    ]
+    assert batch.target["picture"].tolist() == [items[item]["picture"] for row in rows for item in row["item"]]
+    plain = whole(dataset)
+    assert torch.equal(batch.target["item_id"], plain.target["item_id"])
+    assert not torch.equal(batch.target_key_N, plain.target_key_N)
+    for used in ({"target_picture": False}, {"history_picture": False}):  # the same order, whatever is looked at
+        alone = whole(dataset, columns=replace(USED, shuffle_pictures=5, **used))
+        assert torch.equal(alone.target_key_N, batch.target_key_N) or "target_picture" in used
+        assert torch.equal(alone.history_key_GL, batch.history_key_GL) or "history_picture" in used

@@ -14,14 +14,14 @@ def run(user, time, label, item=None, split=None) -> LogRun:
         time=np.array(time),
         item=np.arange(count) if item is None else np.array(item),
         label=np.array(label, np.float32),
-        split=np.zeros(count, np.int8) if split is None else np.array(split, np.int8),
+        part=np.zeros(count, np.int8) if split is None else np.array(split, np.int8),
     )
 
 
 def shown(groups) -> list[tuple[list[int], list[int]]]:
     """Impressions and clicks of each group."""
     impressions = np.split(groups.impressions.values, groups.impressions.offsets[1:-1])
-    clicks = np.split(groups.clicks.values, groups.clicks.offsets[1:-1])
+    clicks = np.split(groups.history.values, groups.history.offsets[1:-1])
     return [(a.tolist(), b.tolist()) for a, b in zip(impressions, clicks, strict=True)]
 
 
@@ -58,7 +58,7 @@ def test_splits_cut_a_group_and_no_part_sees_clicks_of_the_same_page():
     log = run([7] * 4, [0, 10, 10, 10], [1, 1, 0, 1], split=[0, 0, 2, 0])
     groups = group(log, GroupOptions(), HistoryOptions())
     assert shown(groups) == [([0], []), ([1, 3], [0]), ([2], [0])]
-    assert groups.split.tolist() == [0, 0, 2]
+    assert groups.part.tolist() == [0, 0, 2]
 
 
 @pytest.mark.parametrize("by", ["event", "session", "day"])

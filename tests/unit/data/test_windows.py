@@ -25,7 +25,7 @@ def lane(folder, row_group_size=2, drop=None, **changes) -> LaneFile:
     } | changes
     columns.pop(drop, None)
     pq.write_table(pa.table(columns), folder / "lane-000.parquet", row_group_size=row_group_size)
-    return LaneFile(folder / "lane-000.parquet")
+    return LaneFile([folder / "lane-000.parquet"])
 
 
 def test_windows_in_the_order_of_the_file(tmp_path):
@@ -94,7 +94,7 @@ def test_a_file_that_is_cut_or_something_else(tmp_path):
     path = tmp_path / "lane-000.parquet"
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(DataError, match=r"lane-000\.parquet: cannot be read"):
-        LaneFile(path)
+        LaneFile([path])
     with pytest.raises(DataError, match="has no column `item`"):
         lane(tmp_path, drop="item")
 

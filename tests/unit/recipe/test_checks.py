@@ -36,6 +36,8 @@ CASES = {
         "images.embedder.dropout=1",
         "checkpoint.keep=0",
     ],
+    "standardize_trained": ["images.embedder.standardize=true", "images.backbone.trainable=last_block"],
+    "shuffle": ["images.shuffle=-1"],
     "monitor_without_validation": ["data.split.validation=0"],
 }
 
@@ -52,7 +54,11 @@ def test_what_does_not_fit(case: str, tmp_path: Path, golden: Callable[[str, str
         ["trainer.max_epochs=null", "trainer.max_steps=3"],
         ["trainer.devices=-1"],
         ["data.split.validation=0", "checkpoint.monitor=null"],
-        ["images.history=false", "interest.images=null"],
+        ["images.history=false", "interest.images=null"],  # target only
+        ["images.target=false", "interest.images.queries=[target.item_id]"],  # history only
+        ["images.shuffle=0"],
+        ["images.embedder.standardize=true", "images.backbone.trainable=none"],
+        ["images.embedder.standardize=false", "images.backbone.trainable=all"],
         ["interest.images.queries=[user.user_id, target.picture]", "images.target=false"],
         ["features={}", "interest.ids=null", "interest.images.queries=[image]"],
     ],
