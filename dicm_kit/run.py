@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +171,8 @@ def _quiet_lightning() -> None:
 
 def _prepared(loaded: LoadedRecipe, source: Any) -> Dataset:
     data = loaded.recipe.data
-    options = PrepareOptions(data.group, data.history, data.split, data.lanes, data.partitions, data.min_count)
+    keys = {each.name for each in fields(PrepareOptions)} & {each.name for each in fields(data)}
+    options = PrepareOptions(**{name: getattr(data, name) for name in keys})
     try:
         return prepare_dataset(source, options, data.out)
     except FieldError as error:

@@ -18,6 +18,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +139,8 @@ class _Preparation:
         self._step("items", self._ingest_items)
         self._step("users", self._ingest_users)
         for number, piece in enumerate(self.pieces):
-            self._step(f"impressions {piece}", lambda number=number, piece=piece: self._ingest(number, piece))  # type: ignore[misc]
+            name = "impressions" if len(self.pieces) == 1 else f"impressions {piece}"
+            self._step(name, partial(self._ingest, number, piece))
         self._step("pictures", self._store_pictures)
         with tables:
             tables.open([self._piece(number) for number in range(len(self.pieces))])

@@ -7,7 +7,7 @@ component's config are the section's keys; the config ends up in `config`.
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from dicm_kit.data.options import GroupOptions, HistoryOptions, SplitOptions
+from dicm_kit.data.options import GroupOptions, HistoryOptions, NegativeOptions, SplitOptions
 
 FORMAT = 1
 """The recipe format; raised when a key changes its meaning."""
@@ -32,6 +32,12 @@ class DataSection:
     """Which earlier clicks a history holds."""
     split: SplitOptions = field(default_factory=SplitOptions)
     """What is kept for validation and test."""
+    negatives: NegativeOptions | None = None
+    """What is drawn for a log that holds positives only; null: the log has negatives of its own."""
+    drop_repeats: bool = False
+    """Keep one impression of each user, item and UTC day: the first positive, else the first."""
+    unlisted: Literal["error", "drop"] = "error"
+    """Impressions whose item (or user) is not in the items (users) table: an error, or left out and counted."""
     lanes: int = 16
     """Slices the samples are spread over; at least as many as ranks will ever train. `batch_size` is a multiple."""
     partitions: int = 16

@@ -29,7 +29,7 @@ def naive(log: list[tuple], by: str, pause: int, history: HistoryOptions) -> set
                 last is not None
                 and {
                     "event": row[1] == last[1],
-                    "session": row[1] - last[1] <= pause,
+                    "session": row[1] - last[1] <= pause and row[1] // DAY == last[1] // DAY,
                     "day": row[1] // DAY == last[1] // DAY,
                 }[by]
             )

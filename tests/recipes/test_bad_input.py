@@ -47,6 +47,7 @@ class Spoilt(DataSource):
         self.damage, self.picture = damage, picture
         self.shop = build_synthetic(SyntheticConfig(users=60, items=80, impressions=4000, days=4, picture_size=32))
         self.columns, self.fingerprint = self.shop.columns, f"spoilt {damage} {picture}"
+        self.pieces, self.snapshot = self.shop.pieces, self.shop.snapshot
 
     def users(self):
         return self.shop.users()
@@ -62,8 +63,8 @@ class Spoilt(DataSource):
                 columns["price"][7] = float("inf")
             yield pa.RecordBatch.from_pydict(columns)
 
-    def impressions(self):
-        for batch in self.shop.impressions():
+    def impressions(self, piece):
+        for batch in self.shop.impressions(piece):
             columns = {name: batch[name].to_numpy(zero_copy_only=False).copy() for name in batch.schema.names}
             if self.damage == "labels":
                 columns["label"][[5, 8]] = [2, -1]
@@ -73,10 +74,10 @@ class Spoilt(DataSource):
                 columns["label"][columns["user"] == 3] = 0
             yield pa.RecordBatch.from_pydict(columns)
 
-    def pictures(self):
+    def pictures(self, have):
         if self.damage == "no_picture_at_all":
             return
-        for number, (name, data) in enumerate(self.shop.pictures()):
+        for number, (name, data) in enumerate(self.shop.pictures(have)):
             if number == 0 and self.picture:
                 data = Path(self.picture).read_bytes()
             yield name, data[: len(data) // 2] if number == 0 and self.damage == "truncated" else data

@@ -31,7 +31,7 @@ def dataset(tmp_path_factory):
 def rows(dataset):
     import pyarrow.parquet as pq
 
-    return pq.read_table(dataset.lane_file("train", 0), partitioning=None).to_pylist()
+    return pq.read_table(dataset.lane_files("train", 0)[0], partitioning=None).to_pylist()
 
 
 def whole(dataset, **changes):

@@ -43,12 +43,27 @@ def made(folder, source=None, options=OPTIONS) -> Dataset:
 
 
 def rows(dataset: Dataset, split: str) -> list[dict]:
-    lanes = [pq.read_table(dataset.lane_file(split, lane), partitioning=None) for lane in range(dataset.lanes)]
-    return sorted((row for lane in lanes for row in lane.to_pylist()), key=lambda row: (row["time"], row["user"]))
+    """The groups of a split, with indices instead of codes."""
+    files = [file for lane in range(dataset.lanes) for file in dataset.lane_files(split, lane)]
+    found = [row for file in files for row in pq.read_table(file, partitioning=None).to_pylist()]
+    infos = {f"user_{name}": info for name, info in dataset.user.items()}
+    infos |= {f"context_{name}": info for name, info in dataset.context.items()}
+    for row in found:
+        for name, info in infos.items():
+            if info.vocab is not None:
+                row[name] = _indexed(row[name], dataset.index_of(info.vocab))
+    return sorted(found, key=lambda row: (row["time"], row["user"]))
+
+
+def _indexed(codes, index):
+    return [_indexed(code, index) for code in codes] if isinstance(codes, list) else int(index[codes])
 
 
 def vocab(dataset: Dataset, name: str) -> list[tuple]:
-    return [tuple(row.values()) for row in pq.read_table(dataset.vocab_file(name)).to_pylist()]
+    """(value, index, count) of a vocabulary, without null and without values that training does not have."""
+    first, *others = [tuple(row.values()) for row in pq.read_table(dataset.vocab_file(name)).to_pylist()]
+    assert first == (None, 0, 0)
+    return [row for row in others if row[1]]
 
 
 def test_every_file_is_what_one_works_out_by_hand(tmp_path):
@@ -83,6 +98,7 @@ def test_every_file_is_what_one_works_out_by_hand(tmp_path):
     assert (test_2["user"], test_2["history_item"]) == (1, [0, 0, 0])
     assert dataset.user["user_id"].num_ids == 3
     assert dataset.splits["train"].__dict__ == {
+        "parts": ("1970-01-01",),
         "impressions": 4,
         "groups": 3,
         "positives": 3,
@@ -187,7 +203,8 @@ def test_a_random_shop_is_what_plain_python_makes_of_it(tmp_path, strings):
         mine.sort(key=lambda row: (row["time"], row["order"]))  # stable: ties stay in the order of the log
         begin = 0
         for position, row in enumerate(mine):
-            if row["time"] - mine[max(position - 1, 0)]["time"] > 3600:
+            last = mine[max(position - 1, 0)]["time"]
+            if row["time"] - last > 3600 or row["time"] // DAY != last // DAY:
                 begin = position
             clicks = [c for c in mine[:begin] if c["label"] and mine[begin]["time"] - c["time"] <= 2 * DAY]
             clicks = clicks[::-1][:5]
@@ -225,7 +242,7 @@ def test_a_random_shop_is_what_plain_python_makes_of_it(tmp_path, strings):
         for values in zip(*(row[column] for column in lists), strict=True)
     ]
     assert Counter(found) == Counter(expected)
-    sizes = [pq.read_metadata(dataset.lane_file("train", lane)).num_rows for lane in range(3)]
+    sizes = [pq.read_metadata(dataset.lane_files("train", lane)[0]).num_rows for lane in range(3)]
     assert max(sizes) - min(sizes) <= 1
 
 
@@ -316,7 +333,7 @@ def test_types_that_change_on_the_way(tmp_path):
     source = tiny()
     one = source.tables["impressions"].to_batches()
     two = tiny(impressions={"place": list(range(8))}).tables["impressions"].to_batches()
-    source.impressions = lambda: iter(one + two)
+    source.impressions = lambda _: iter(one + two)
     with pytest.raises(DataError, match="types change at row 8: feature_place is int64, before it was string"):
         made(tmp_path / "out", source)
 

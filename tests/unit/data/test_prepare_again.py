@@ -20,7 +20,7 @@ from dicm_kit.data.steps import locked
 from dicm_kit.errors import DataError
 
 OPTIONS = PrepareOptions(lanes=2, partitions=2)
-STREAMS = ["impressions", "items", "users", "pictures"]
+STREAMS = ["items", "users", "impressions", "pictures"]
 
 
 class Killed(BaseException):
@@ -42,7 +42,7 @@ def whole(tmp_path_factory) -> dict[str, bytes]:
     return content(folder)
 
 
-STEPS = ["impressions", "items", "users", "pictures", "checks", "vocabularies", "item table", "sorting", "samples"]
+STEPS = ["items", "users", "impressions", "pictures", "checks", "vocabularies", "item table", "sorting", "samples"]
 
 
 @pytest.mark.parametrize("at", ["impressions", "pictures", "item table", "samples"])
@@ -120,8 +120,8 @@ def test_an_unfinished_folder_of_another_source_is_left_alone(tmp_path, monkeypa
 def test_a_folder_of_another_version_is_left_alone(tmp_path):
     made(tmp_path / "out")
     file = tmp_path / "out" / "dataset.yaml"
-    file.write_text(file.read_text().replace("dicm_dataset: 1", "dicm_dataset: 99"))
-    with pytest.raises(DataError, match="dataset folder of version 99; this program reads version 1"):
+    file.write_text(file.read_text().replace("dicm_dataset: 2", "dicm_dataset: 99"))
+    with pytest.raises(DataError, match="dataset folder of version 99; this program reads version 2"):
         made(tmp_path / "out")
 
 
@@ -207,14 +207,14 @@ def test_a_folder_that_is_no_dataset(tmp_path):
 def test_missing_parts_are_named(tmp_path):
     made(tmp_path / "out")
     (tmp_path / "out" / "vocab" / "tags.parquet").unlink()
-    (tmp_path / "out" / "samples" / "val" / "lane-001.parquet").unlink()
+    (tmp_path / "out" / "samples" / "1970-01-05" / "lane-001.parquet").unlink()
     with pytest.raises(
-        DataError, match=r"2 of \d+ parts are missing: vocab/tags\.parquet, samples/val/lane-001\.parquet"
+        DataError, match=r"2 of \d+ parts are missing: vocab/tags\.parquet, samples/1970-01-05/lane-001\.parquet"
     ):
         Dataset.open(tmp_path / "out")
 
 
-@pytest.mark.parametrize("text", ["dicm_dataset: 1\nlanes: 2", "{", "dicm_dataset: 1\ncolumns: 3"])
+@pytest.mark.parametrize("text", ["dicm_dataset: 2\nlanes: 2", "{", "dicm_dataset: 2\ncolumns: 3"])
 def test_a_description_that_cannot_be_read(tmp_path, text):
     (tmp_path / "dataset.yaml").write_text(text)
     with pytest.raises(DataError, match="cannot be read"):

@@ -27,7 +27,7 @@ def table(batches: Any) -> pa.Table:
 
 
 def log(source: SyntheticSource) -> dict[str, np.ndarray]:
-    found = table(source.impressions())
+    found = table(source.impressions("log"))
     return {name: found[name].to_numpy(zero_copy_only=False) for name in found.column_names}
 
 
@@ -43,24 +43,25 @@ def shown(source: SyntheticSource) -> dict[str, np.ndarray]:
 
 def pages(shown: dict[str, np.ndarray]) -> np.ndarray:
     """Returns the page of each impression: places count up from 0 within a page."""
-    return np.cumsum(shown["order"] == 0)
+    return np.cumsum(shown["position"] == "0")
 
 
 def test_the_same_config_makes_the_same_shop() -> None:
     one, other = shop(), shop()
     assert one.fingerprint == other.fingerprint
-    for stream in ("impressions", "items", "users"):
+    assert table(one.impressions("log")).equals(table(other.impressions("log")))
+    for stream in ("items", "users"):
         assert table(getattr(one, stream)()).equals(table(getattr(other, stream)()))
         assert table(getattr(one, stream)()).equals(table(getattr(one, stream)())), "a stream can be asked for again"
-    assert list(one.pictures()) == list(other.pictures())
+    assert list(one.pictures(())) == list(other.pictures(()))
 
 
 def test_another_seed_makes_another_shop() -> None:
     one, other = shop(), shop(seed=1)
     assert one.fingerprint != other.fingerprint
-    assert not table(one.impressions()).equals(table(other.impressions()))
+    assert not table(one.impressions("log")).equals(table(other.impressions("log")))
     assert not table(one.items()).equals(table(other.items()))
-    assert dict(one.pictures()) != dict(other.pictures())
+    assert dict(one.pictures(())) != dict(other.pictures(()))
 
 
 @pytest.mark.parametrize("key", ["users", "impressions", "days", "visual", "picture_size", "novelty"])
@@ -86,7 +87,7 @@ def test_a_page_is_one_user_one_time_and_no_item_twice(shown: dict[str, np.ndarr
     for name in ("user", "time"):
         assert len(set(zip(page, shown[name], strict=True))) == page[-1]
     assert len(set(zip(page, shown["item"], strict=True))) == len(page)
-    assert (shown["position"] == shown["order"].astype(str)).all()
+    assert (shown["position"] == (np.arange(len(page)) - np.searchsorted(page, page)).astype(str)).all()
 
 
 def test_no_item_twice_on_a_page_that_shows_half_the_shop() -> None:
@@ -163,7 +164,7 @@ def test_shares_of_missing_and_shared_pictures() -> None:
 
 def test_a_picture_for_every_name_and_no_other(source: SyntheticSource) -> None:
     names = {name for name in table(source.items())["picture"].to_pylist() if name is not None}
-    drawn = dict(source.pictures())
+    drawn = dict(source.pictures(()))
     assert drawn.keys() == names
     assert len(set(drawn.values())) == len(drawn), "never twice the same"
 
@@ -172,7 +173,7 @@ def test_streams_come_in_blocks_and_items_are_known() -> None:
     source = shop(users=10_000, items=70_000, impressions=30_000)
     assert len(list(source.users())) > 1
     assert len(list(source.items())) > 1
-    blocks = list(source.impressions())
+    blocks = list(source.impressions("log"))
     assert len(blocks) > 1
     users = [set(block["user"].to_pylist()) for block in blocks]
     assert not set.intersection(*users)
@@ -186,8 +187,8 @@ def test_streams_come_in_blocks_and_items_are_known() -> None:
 def test_columns_are_those_of_the_streams(source: SyntheticSource) -> None:
     assert set(table(source.users()).column_names) == {"user", *source.columns.user}
     assert set(table(source.items()).column_names) == {"item", "picture", *source.columns.item}
-    impressions = {"user", "item", "time", "order", "label", "click_probability", *source.columns.context}
-    assert set(table(source.impressions()).column_names) == impressions
+    impressions = {"user", "item", "time", "label", "click_probability", *source.columns.context}
+    assert set(table(source.impressions("log")).column_names) == impressions
 
 
 @pytest.mark.parametrize(
