@@ -8,7 +8,8 @@
    `collate.py`, `packed.py`, `datamodule.py`
 2. `features/`  Batch -> Encoded:  `encoders.py`, `tables.py`
 3. `images/`    picture keys -> vectors, every picture computed once
-   `backbone.py`, `extract.py`, `parts.py`, `store.py`, `embedder.py`, `server.py`; below the stages
+   `backbone.py`, `extract.py`, `known.py` what need not be computed again, `parts.py`, `features_file.py`, `store.py`,
+   `embedder.py`, `server.py`; below the stages
    `exchange/dedup.py`, `exchange/owner.py`, `exchange/all_to_all.py`, the shards `shards.py`, decoding `pixels.py`
 4. `interest/`  history vectors -> one interest vector:  `pooling.py`, `attention.py`
 5. `nets/`      all vectors -> logit:  `mlp.py`
