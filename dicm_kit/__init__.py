@@ -15,7 +15,8 @@
 5. `nets/`      all vectors -> logit:  `mlp.py`
 6. `training/`  `module.py` knows the order of 2 to 5;  `loss.py`, `metrics.py`, `slices.py`, `bootstrap.py`,
    `optimizers.py`, `checkpoint.py`, `callbacks.py`
-7. `artifacts/` what a run leaves behind:  `run_folder.py`, `metrics_file.py`, `results.py`
+7. `artifacts/` what a run leaves behind:  `run_folder.py`, `metrics_file.py`, `predictions.py`, `difference.py` of two
+   runs, `results.py`
 
 Round it: `cli.py` reads the command line, `run.py` has the commands, `session.py` puts a recipe's parts together,
 trains and tests; `recipe/` reads recipes, `registry.py` loads plugins, `builtin.py` registers our own components,

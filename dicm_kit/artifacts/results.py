@@ -1,12 +1,16 @@
-"""The results of runs as tables on the terminal."""
+"""The results of runs as tables: on the terminal, and in Markdown."""
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import mean, stdev
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
+
+from dicm_kit.artifacts.difference import Difference
 
 _COLUMNS = {
     "gauc": "GAUC",
@@ -21,6 +25,14 @@ _SLICES = {
     "target_unseen": "new items",
     "history_0": "no history",
 }
+_COMPARED = {
+    "auc": "AUC",
+    "gauc": "GAUC",
+    "target_seen/gauc": "GAUC seen",
+    "target_unseen/gauc": "GAUC new",
+}
+_WIDE = 100
+"""Columns of a terminal that a table with intervals needs."""
 
 
 @dataclass(frozen=True)
@@ -32,61 +44,113 @@ class Row:
     """`test` metrics, one mapping per seed."""
     speed: float | None = None
     """Training impressions per second."""
+    differences: Mapping[str, Difference] = field(default_factory=dict)
+    """To the row that others are compared to, which has none itself."""
 
 
 def print_result(result: Mapping[str, Any], console: Console | None = None) -> None:
     """Prints the test metrics of one run and its main slices, and the oracle's GAUC where the truth is known."""
     console = console or Console()
-    test, oracle = result["test"], result.get("oracle")
-    table = Table(title=f"{result['run_dir']}: test split of {result['dataset']}", title_justify="left")
-    table.add_column("impressions", no_wrap=True)
-    table.add_column("count", justify="right", no_wrap=True)
-    for title in _COLUMNS.values():
+    test, oracle, intervals = result["test"], result.get("oracle"), result.get("intervals", {})
+    wide = console.width >= _WIDE
+    table = _table(f"{result['run_dir']}: test split of {result['dataset']}", "impressions")
+    for title in ("count", *_COLUMNS.values(), *(["oracle"] if oracle else [])):
         table.add_column(title, justify="right", no_wrap=True)
-    if oracle:
-        table.add_column("oracle", justify="right", no_wrap=True)
     for name, title in _SLICES.items():
         prefix = f"{name}/" if name else ""
         if f"{prefix}impressions" not in test:
             continue
         cells = [_number(test.get(prefix + metric)) for metric in _COLUMNS]
+        if wide:
+            for place, metric in enumerate(("gauc", "auc")):
+                cells[place] += _interval(intervals.get(prefix + metric), " ")
         best = [_number(oracle.get(f"{prefix}gauc"))] if oracle else []
         table.add_row(title, f"{int(test[f'{prefix}impressions']):,}", *cells, *best)
     console.print(table)
     left_out = test["gauc_left_out"]
-    console.print(
-        f"GAUC leaves out {left_out:.1%} of the impressions: users with clicks only, or with none. "
-        f"All slices: {result['run_dir']}/test.json"
-    )
+    said = [f"GAUC leaves out {left_out:.1%} of the impressions: users with clicks only, or with none."]
+    if "gauc" in intervals:
+        of_all = f"of all: GAUC{_interval(intervals['gauc'], ' ')}, AUC{_interval(intervals['auc'], ' ')}"
+        said.append(f"95 % intervals over users {'in brackets' if wide else of_all}.")
+    console.print(" ".join([*said, f"All slices: {result['run_dir']}/test.json"]), markup=False)
 
 
-def print_comparison(rows: Sequence[Row], oracle: Mapping[str, Any] | None, console: Console | None = None) -> None:
+def print_comparison(
+    rows: Sequence[Row], oracle: Mapping[str, Any] | None, console: Console | None = None, against: str | None = None
+) -> None:
     """Prints one line per recipe, and the oracle's: AUC, and GAUC over all, seen and new targets.
 
-    With several seeds, mean ± standard deviation.
+    With several seeds, mean ± standard deviation. Below, the differences to the row `against`.
     """
     console = console or Console()
-    columns = {
-        "auc": "AUC",
-        "gauc": "GAUC",
-        "target_seen/gauc": "GAUC seen",
-        "target_unseen/gauc": "GAUC new",
-    }
-    table = Table(title="test split", title_justify="left")
-    table.add_column("recipe", no_wrap=True)
-    for title in columns.values():
-        table.add_column(title, justify="right", no_wrap=True)
+    table = _table("test split", "recipe")
     several = any(len(row.results) > 1 for row in rows)  # then there is no room for it
-    if not several:
-        table.add_column("impressions/s", justify="right", no_wrap=True)
+    for title in (*_COMPARED.values(), *([] if several else ["impressions/s"])):
+        table.add_column(title, justify="right", no_wrap=True)
     for row in rows:
-        cells = [_spread([each[name] for each in row.results if name in each]) for name in columns]
+        cells = [_spread([each[name] for each in row.results if name in each]) for name in _COMPARED]
         speed = [] if several else [f"{row.speed:,.0f}" if row.speed else ""]
         table.add_row(row.name, *cells, *speed)
     if oracle:
-        table.add_row("oracle", *(_number(oracle.get(name)) for name in columns))
+        table.add_row("oracle", *(_number(oracle.get(name)) for name in _COMPARED))
     console.print(table)
     console.print("seen, new: impressions of items that training has seen, and has not.")
+    if any(row.differences for row in rows):
+        _print_differences(rows, against or rows[0].name, several, console)
+
+
+def _print_differences(rows: Sequence[Row], against: str, several: bool, console: Console) -> None:
+    table = _table(f"\ndifference to {against}, with 95 % intervals", "recipe")
+    for title in ("GAUC over users", *(["over users and seeds", "± seeds"] if several else ["AUC over users"])):
+        table.add_column(title, justify="right", no_wrap=True)
+    for row in rows:
+        gauc = row.differences.get("gauc")
+        if gauc is None:
+            continue
+        cells = [_signed(gauc.value) + _interval(gauc.interval, " ", signed=True)]
+        if several:
+            cells += [_interval(gauc.interval_with_seeds, "", signed=True), _number(gauc.seeds)]
+        else:
+            auc = row.differences["auc"]
+            cells.append(_signed(auc.value) + _interval(auc.interval, " ", signed=True))
+        table.add_row(row.name, *cells)
+    console.print(table)
+
+
+def print_against(
+    run: str, against: str, differences: Mapping[str, Difference], console: Console | None = None
+) -> None:
+    """Prints the differences of all main metrics, over all impressions and the main slices."""
+    console = console or Console()
+    several = any(each.seeds is not None for each in differences.values())
+    table = _table(f"{run} against {against}: test split", "impressions")
+    for title in ("run", "other", "difference", "95 % over users", *(["users and seeds"] if several else [])):
+        table.add_column(title, justify="right", no_wrap=True)
+    for name, title in _SLICES.items():
+        prefix = f"{name}/" if name else ""
+        of_slice = {metric: differences[prefix + metric] for metric in _COLUMNS if prefix + metric in differences}
+        if of_slice:
+            table.add_row(title)
+        for metric, each in of_slice.items():
+            cells = [_number(each.run), _number(each.against), _signed(each.value)]
+            cells.append(_interval(each.interval, "", signed=True) or "-")
+            if several:
+                cells.append(_interval(each.interval_with_seeds, "", signed=True) or "-")
+            table.add_row(f"  {_COLUMNS[metric]}", *cells)
+    console.print(table)
+
+
+def comparison_markdown(rows: Sequence[Row], oracle: Mapping[str, Any] | None, against: str) -> str:
+    """Returns the comparison as one Markdown table."""
+    titles = [*_COMPARED.values(), "log loss", f"GAUC - {against} [95 % over users]"]
+    lines = [["recipe", *titles], ["---"] * (1 + len(titles))]
+    for row in rows:
+        cells = [_spread([each[name] for each in row.results if name in each]) for name in (*_COMPARED, "log_loss")]
+        gauc = row.differences.get("gauc")
+        lines.append([row.name, *cells, _signed(gauc.value) + _interval(gauc.interval, " ", True) if gauc else ""])
+    if oracle:
+        lines.append(["oracle", *(_number(oracle.get(name)) for name in (*_COMPARED, "log_loss")), ""])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def recovered(baseline: Row, model: Row, reference: Row) -> float:
@@ -95,8 +159,25 @@ def recovered(baseline: Row, model: Row, reference: Row) -> float:
     return (own - base) / (best - base)
 
 
+def _table(title: str, first: str) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    table.add_column(first, no_wrap=True)
+    return table
+
+
 def _number(value: float | None) -> str:
     return "-" if value is None or value != value else f"{value:.4f}"
+
+
+def _signed(value: float) -> str:
+    return re.sub(r"^([+-])0\.", r"\1.", f"{value:+.4f}")
+
+
+def _interval(interval: Sequence[float] | None, before: str, signed: bool = False) -> str:
+    if interval is None:
+        return ""
+    low, high = (_signed(each) if signed else f"{each:.4f}".removeprefix("0") for each in interval)
+    return f"{before}[{low}, {high}]"
 
 
 def _spread(values: Sequence[float]) -> str:

@@ -1,16 +1,19 @@
 """The run folder: one run at a time, nothing overwritten unasked.
 
 ```
-recipe.yaml       the recipe with every key, written before anything runs
-metrics.csv       what was logged
-checkpoints/      step-*.ckpt, best.ckpt, last.ckpt
-test.json         written last: a folder with it is a finished run
+recipe.yaml               the recipe with every key, written before anything runs
+metrics.csv               what was logged
+checkpoints/              step-*.ckpt, best.ckpt, last.ckpt
+test_predictions.parquet  every impression of the test split with its logit
+test.json                 written last: a folder with it is a finished run
+against-*.json            differences to other runs, where asked for
 ```
 """
 
 import fcntl
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,6 +62,25 @@ def claimed(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[None]:
                 todo="Go on with it by --resume, delete it by --overwrite, or give this run its own: run_dir=OTHER.",
             )
         yield
+
+
+def runs_in(folder: Path) -> list[Path]:
+    """Returns the run folder itself, or its runs in the order of their seeds where it holds `seed-*` folders.
+
+    Raises:
+        RunError: it is neither.
+    """
+    if (folder / RECIPE_FILE).is_file():
+        return [folder]
+    named = {each: re.fullmatch(r"seed-(\d+)", each.name) for each in folder.glob("seed-*")}
+    seeds = {path: int(match[1]) for path, match in named.items() if match and (path / RECIPE_FILE).is_file()}
+    if not seeds:
+        raise RunError(
+            f"is no run folder: it has no {RECIPE_FILE} and no seed-* with one",
+            where=str(folder),
+            todo="See `dicm run --help`.",
+        )
+    return sorted(seeds, key=seeds.__getitem__)
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:

@@ -21,17 +21,21 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from dicm_kit.training.metrics import per_user, row_losses, score_codes
-from dicm_kit.training.slices import Columns, slices
+from dicm_kit.training.slices import Impressions, slices
 
 REPLICATES = 1000
+_FEWEST = 200
+"""Of a very large split; the ends of an interval are then off by about a tenth of its half."""
+_MAX_WORK = 2 * 10**9
+"""Rows times replicates; some minutes on one core."""
 LEVEL = 0.95
 """Share of the replicates in an interval."""
 RESAMPLED = ("auc", "gauc", "gauc_unweighted", "log_loss", "calibration")
 _MIN_USERS = 10
 _MAX_UNDEFINED = 0.05
-_CHUNK = 32
+_CHUNK = 16
 """Replicates at a time; more are no faster."""
-_MAX_VALUES = 2**24
+_MAX_VALUES = 2**22
 """Of a chunk's largest table, 4 or 8 bytes each."""
 _MAX_RUN = 2**20
 """Rows added up in float32, which counts to 2**24."""
@@ -62,12 +66,18 @@ class Resampled:
         return float(low), float(high)
 
 
-def resampled(rows: Columns, replicates: int = REPLICATES, seed: int = 0) -> dict[str, Resampled]:
+def replicates_of(num_rows: int) -> int:
+    """Returns how many replicates a split gets: 1,000, and from 2 million rows on fewer, down to 200."""
+    return int(np.clip(_MAX_WORK // max(1, num_rows), _FEWEST, REPLICATES))
+
+
+def resampled(rows: Impressions, replicates: int | None = None, seed: int = 0) -> dict[str, Resampled]:
     """Returns each metric of `RESAMPLED` on every replicate, and, where rows have a `decile`, of each slice.
 
     Rows of the same users give the same draws for the same seed, whatever the predictions: two models' replicates can
     be subtracted.
     """
+    replicates = replicates or replicates_of(len(rows["user"]))
     user, index = np.unique(rows["user"], return_inverse=True)
     rows = {**rows, "user": index.astype(np.int32)}
     parts = {"": _Part(rows)}
@@ -84,9 +94,9 @@ def resampled(rows: Columns, replicates: int = REPLICATES, seed: int = 0) -> dic
     return {name: Resampled(np.concatenate(chunks), users[name]) for name, chunks in values.items()}
 
 
-def intervals(rows: Columns) -> dict[str, Interval]:
-    """Returns the 95 % interval of each metric that has one, by its name in test.json."""
-    return {name: found for name, each in resampled(rows).items() if (found := each.interval) is not None}
+def intervals(rows: Impressions) -> dict[str, list[float]]:
+    """Returns the 95 % interval of each metric that has one, by its name, as test.json holds it."""
+    return {name: list(found) for name, each in resampled(rows).items() if (found := each.interval) is not None}
 
 
 def draws(num_users: int, replicates: int, seed: int, chunk: int = _CHUNK) -> Iterator[Tensor]:
@@ -106,7 +116,7 @@ def draws(num_users: int, replicates: int, seed: int, chunk: int = _CHUNK) -> It
 class _Part:
     """All rows, or those of a slice: what is measured on every replicate."""
 
-    def __init__(self, rows: Columns):
+    def __init__(self, rows: Impressions):
         """Takes rows whose `user` counts from 0 over the users of all rows."""
         self.users, user = np.unique(rows["user"], return_inverse=True)
         self.pairs = _Pairs(rows)
@@ -148,7 +158,7 @@ class _Pairs:
     `low`, and half over those from there to `high`, which have its score. Clicks with the same two are taken together.
     """
 
-    def __init__(self, rows: Columns):
+    def __init__(self, rows: Impressions):
         code, click = score_codes(rows["logit"]), rows["label"] == 1
         order = np.argsort(code, kind="stable")
         code, click, user = code[order], click[order], rows["user"][order]

@@ -14,7 +14,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from dicm_kit.errors import TrainingError
-from dicm_kit.training.slices import Columns, TargetSlices, slices
+from dicm_kit.training.slices import Impressions, TargetSlices, slices
 
 Rows = NDArray[Any] | Tensor
 """One value per impression."""
@@ -107,7 +107,7 @@ class RankingMetrics(Metric):
         """Takes whether `compute` joins the rows of all ranks, and whether it leaves them in `rows`."""
         super().__init__(sync_on_compute=over_ranks)
         self.slices, self.keep_rows = slices, keep_rows
-        self.rows: Columns | None = None
+        self.rows: Impressions | None = None
         """Of the last `compute`, of all ranks; with `decile`, the slice of the target."""
         for name in ("user", "item", "logit", "label", "weight", "history"):
             self.add_state(name, default=[], dist_reduce_fx="cat")
@@ -139,7 +139,7 @@ class RankingMetrics(Metric):
         return all_metrics(rows)
 
 
-def all_metrics(rows: Columns) -> dict[str, float]:
+def all_metrics(rows: Impressions) -> dict[str, float]:
     """Returns every metric of the rows, and, where they have a `decile`, of their slices."""
     results = _metrics(rows)
     if "decile" in rows:
@@ -148,7 +148,7 @@ def all_metrics(rows: Columns) -> dict[str, float]:
     return results
 
 
-def _metrics(rows: Columns) -> dict[str, float]:
+def _metrics(rows: Impressions) -> dict[str, float]:
     by_user = gauc(rows["user"], rows["logit"], rows["label"])
     return {
         "auc": auc(rows["logit"], rows["label"]),

@@ -16,7 +16,7 @@ from dicm_kit.interfaces import BaseNet, FeatureEncoder, InterestAggregator
 from dicm_kit.training.loss import StepTotals, add_over_ranks, share_of_global_mean, summed_loss
 from dicm_kit.training.metrics import RankingMetrics
 from dicm_kit.training.optimizers import CtrOptimizer, OptimizerPlan, clip_norm, clip_values, decay_schedule
-from dicm_kit.training.slices import TargetSlices
+from dicm_kit.training.slices import Impressions, TargetSlices
 from dicm_kit.types import Bag, Batch, Columns, Encoded, Interest, Pictures, Prediction, Vectors
 
 Side = Literal["user", "target", "context", "history"]
@@ -57,7 +57,7 @@ class CtrModule(LightningModule):
         self.interest = nn.ModuleDict(dict(interest))
         self.net = net
         self.plan = optimizer
-        self.ranking = nn.ModuleDict({"validation": RankingMetrics(), "test": RankingMetrics(slices)})
+        self.ranking = nn.ModuleDict({"validation": RankingMetrics(), "test": RankingMetrics(slices, keep_rows=True)})
         self.results: dict[str, dict[str, float]] = {}
         self.totals: StepTotals | None = None
         """Of the last training step, over all ranks."""
@@ -220,6 +220,12 @@ class CtrModule(LightningModule):
         logit_N = self(batch).logit_N
         metrics = self._metrics_of(stage)
         metrics.update(batch.user_id_N, batch.item_N, logit_N, batch.label_N, batch.weight_N, history_N)
+
+    def test_rows(self) -> Impressions:
+        """Returns every impression of the last test, of all ranks, with its logit."""
+        rows = self._metrics_of("test").rows
+        assert rows is not None, "the test comes first"
+        return rows
 
     def _metrics_of(self, stage: str) -> RankingMetrics:
         metrics = self.ranking[stage]

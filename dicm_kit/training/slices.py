@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Columns = dict[str, NDArray[Any]]
+Impressions = dict[str, NDArray[Any]]
 """Impressions, column by column."""
 
 HISTORY_BUCKETS = (0, 1, 4, 8, 16, 32)
@@ -39,7 +39,7 @@ def frequency_deciles(train_count: NDArray[Any]) -> NDArray[np.int8]:
     return np.where(counts > 0, decile, 0).astype(np.int8)[inverse]
 
 
-def slices(rows: Columns) -> Iterator[tuple[str, Columns]]:
+def slices(rows: Impressions) -> Iterator[tuple[str, Impressions]]:
     """Yields the rows of each slice that has some, by name; `decile` and `history` say where a row belongs."""
     by_decile, starts = _grouped(rows, rows["decile"], 11)
     spans = {"target_unseen": (starts[0], starts[1]), "target_seen": (starts[1], starts[11])}
@@ -54,14 +54,14 @@ def slices(rows: Columns) -> Iterator[tuple[str, Columns]]:
     yield from _spans(by_history, spans)
 
 
-def _grouped(rows: Columns, code: NDArray[np.int8], num_codes: int) -> tuple[Columns, list[int]]:
+def _grouped(rows: Impressions, code: NDArray[np.int8], num_codes: int) -> tuple[Impressions, list[int]]:
     """Returns the rows in order of their code, and where each code begins; the end comes last."""
     order = np.argsort(code, kind="stable")
     starts = np.searchsorted(code[order], np.arange(num_codes + 1))
     return {name: values[order] for name, values in rows.items()}, starts.tolist()
 
 
-def _spans(rows: Columns, spans: dict[str, tuple[int, int]]) -> Iterator[tuple[str, Columns]]:
+def _spans(rows: Impressions, spans: dict[str, tuple[int, int]]) -> Iterator[tuple[str, Impressions]]:
     for name, (start, end) in spans.items():
         if end > start:
             yield name, {column: values[start:end] for column, values in rows.items()}

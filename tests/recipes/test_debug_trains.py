@@ -14,10 +14,13 @@ from lightning.pytorch import Callback
 from recipes.debug_runs import DEBUG, REPOSITORY, alive, arguments, debug, start
 
 from dicm_kit import run
+from dicm_kit.artifacts.predictions import read_predictions
+from dicm_kit.data.dataset import Dataset
 from dicm_kit.errors import RunError
 from dicm_kit.recipe.load import dump, load
 from dicm_kit.session import Session
 from dicm_kit.training.checkpoint import read_checkpoint
+from dicm_kit.training.metrics import all_metrics
 from dicm_kit.training.module import CtrModule
 
 GOLDEN = REPOSITORY / "tests/golden/losses/debug_cpu.txt"
@@ -54,7 +57,7 @@ def by_step(folder: Path) -> dict[int, float]:
 def test_the_run_folder_holds_the_whole_result(shop: Path) -> None:
     folder = shop / "run"
     assert {path.name for path in folder.iterdir()} == {
-        ".lock", "recipe.yaml", "metrics.csv", "checkpoints", "test.json"
+        ".lock", "recipe.yaml", "metrics.csv", "checkpoints", "test_predictions.parquet", "test.json"
     }  # fmt: skip
     result = json.loads((folder / "test.json").read_text())
     assert (result["run_dir"], result["dataset"]) == (str(folder), str(shop / "data"))
@@ -71,6 +74,19 @@ def test_the_run_folder_holds_the_whole_result(shop: Path) -> None:
     assert 0.7 < oracle["gauc"] < 1
     assert test["gauc"] < oracle["gauc"]
     assert test["log_loss"] > oracle["log_loss"]
+
+
+def test_every_test_impression_is_predicted_once(shop: Path) -> None:
+    found = read_predictions(shop / "run")
+    dataset = Dataset.open(shop / "data")
+    rows = dataset.impressions("test", ["user", "item", "label"])
+    assert found.fingerprint == dataset.fingerprint
+    assert sorted(zip(*(found.rows[name] for name in rows), strict=True)) == sorted(zip(*rows.values(), strict=True))
+    result = json.loads((shop / "run/test.json").read_text())
+    assert all_metrics(found.rows) == pytest.approx(result["test"], abs=1e-12)
+    assert result["replicates"] == 1000
+    low, high = result["intervals"]["gauc"]
+    assert low < result["test"]["gauc"] < high
 
 
 def test_the_loss_falls(shop: Path) -> None:
@@ -220,6 +236,9 @@ def test_two_ranks_train_the_same_model(shop: Path) -> None:
     for name in ("gauc", "auc", "log_loss", "calibration", "impressions", "target_unseen/gauc"):
         assert result["test"][name] == pytest.approx(wanted["test"][name], abs=1e-4), name
     assert result["oracle"] == wanted["oracle"]
+    mine, theirs = (read_predictions(shop / each).rows for each in ("ranks", "run"))
+    assert all((mine[name] == theirs[name]).all() for name in mine if name != "logit"), "in the same order"
+    assert result["intervals"]["gauc"] == pytest.approx(wanted["intervals"]["gauc"], abs=1e-3)
 
 
 # --- variants ---

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dicm_kit.artifacts.run_folder import claimed, read_result, write_result
+from dicm_kit.artifacts.run_folder import claimed, read_result, runs_in, write_result
 from dicm_kit.errors import RunError
 from dicm_kit.whole_file import write_whole
 
@@ -126,3 +126,14 @@ def test_the_result_is_read_as_written(finished: Path) -> None:
     (finished / "test.json").write_text('{"test": {')
     with pytest.raises(RunError, match="is not JSON"):
         read_result(finished)
+
+
+def test_the_runs_of_a_folder_come_in_the_order_of_their_seeds(tmp_path: Path) -> None:
+    for name in ("seed-7", "seed-10", "seed-9", "seed-11", "seed-x", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "recipe.yaml").write_text("dicm: 1\n")
+    (tmp_path / "seed-11/recipe.yaml").unlink()
+    assert [each.name for each in runs_in(tmp_path)] == ["seed-7", "seed-9", "seed-10"]
+    assert runs_in(tmp_path / "seed-7") == [tmp_path / "seed-7"]
+    with pytest.raises(RunError, match="is no run folder"):
+        runs_in(tmp_path / "seed-11")
