@@ -506,8 +506,9 @@ Next: dicm extract RECIPE
         """
 Usage: dicm extract RECIPE [KEY=VALUE ...]
 
-Runs the recipe's frozen backbone over every picture of the dataset folder, once, and keeps the vectors there. It goes
-on where it was interrupted. `dicm run` does this by itself.
+Runs the recipe's frozen backbone over every picture that an item of the dataset has, once, and keeps the vectors
+there. When pictures are added, only those are computed; it says how many, and how many vectors it took over. It goes on
+where it was interrupted. `dicm run` does this by itself.
 
   RECIPE       a YAML file, or its name below recipes/
   KEY=VALUE    overrides any key of the recipe

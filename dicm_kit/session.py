@@ -15,23 +15,26 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from dicm_kit import __version__
 from dicm_kit.artifacts.metrics_file import METRICS_FILE, MetricsFile
+from dicm_kit.artifacts.predictions import in_order, write_predictions
 from dicm_kit.artifacts.results import print_result
 from dicm_kit.artifacts.run_folder import read_result, write_result
 from dicm_kit.data.collate import ColumnsUsed
 from dicm_kit.data.datamodule import CtrDataModule
 from dicm_kit.data.dataset import Dataset
+from dicm_kit.data.pictures import fingerprint_of
 from dicm_kit.data.steps import locked
 from dicm_kit.errors import RunError
 from dicm_kit.hookspecs import HOOK_API
 from dicm_kit.images.embedder import Embedder, Standardize
 from dicm_kit.images.extract import extract as extract_features
-from dicm_kit.images.extract import find_features
+from dicm_kit.images.features_file import find_features
 from dicm_kit.images.server import ImageServer
 from dicm_kit.images.store import FeatureStore, PixelStore
 from dicm_kit.interfaces import ImageBackbone
 from dicm_kit.recipe.build import SIDES, backbone_request, build_backbone, build_parts
 from dicm_kit.recipe.load import LoadedRecipe, dump
 from dicm_kit.recipe.schema import Recipe
+from dicm_kit.training.bootstrap import intervals, replicates_of
 from dicm_kit.training.callbacks import CtrProgress
 from dicm_kit.training.checkpoint import (
     CHECKPOINTS,
@@ -106,7 +109,7 @@ class Session:
         raise RunError("has no checkpoint to test", where=str(self.folder), todo="Train it: dicm run RECIPE --resume.")
 
     def test(self, checkpoint: Path) -> dict[str, Any]:
-        """Tests the checkpoint; writes test.json and prints the table."""
+        """Tests the checkpoint; rank 0 writes the predictions and test.json, with intervals, and prints the table."""
         with _interruptible():
             self.trainer.test(self.module, datamodule=self.data, ckpt_path=checkpoint, weights_only=True, verbose=False)
         result: dict[str, Any] = {
@@ -125,6 +128,9 @@ class Session:
             before = read_result(self.folder)
             if before is not None and not result["impressions_per_second"]:  # tested again: nothing was trained
                 result["impressions_per_second"] = before["impressions_per_second"]
+            rows = in_order(self.module.test_rows())
+            write_predictions(self.folder, rows, self.dataset.fingerprint)
+            result["intervals"], result["replicates"] = intervals(rows), replicates_of(len(rows["user"]))
             write_result(self.folder, result)
             print_result(result)
         return result
@@ -258,8 +264,9 @@ class Pictures:
 
     @classmethod
     def of(cls, loaded: LoadedRecipe, dataset: Dataset) -> "Pictures":
-        """Extracts what is missing. A frozen backbone is built only for that."""
-        request, pictures = backbone_request(loaded), dataset.pictures_fingerprint
+        """Extracts what is missing, of the pictures that items have. A frozen backbone is built only for that."""
+        keys = dataset.items["picture_key"]
+        request, (_, pictures) = backbone_request(loaded), fingerprint_of(keys)
         found = find_features(dataset.features_folder, request, pictures)
         if found is not None:
             return cls(found, None, FeatureStore.open(found, "mmap").dim)
@@ -268,16 +275,19 @@ class Pictures:
             return cls(None, backbone, backbone.out_dim)
         dataset.features_folder.mkdir(exist_ok=True)
         with locked(dataset.features_folder / ".lock", lambda: print("Waiting for another process that extracts.")):
-            folder = extract_features(
+            done = extract_features(
                 dataset.images_folder,
                 dataset.features_folder,
                 backbone,
                 request=request,
                 partitions=dataset.partitions,
                 pictures_fingerprint=pictures,
+                keys=keys.to_numpy(),
                 device=_device(loaded.recipe),
             )
-        return cls(folder, None, backbone.out_dim)
+        if done.computed or done.taken_over:  # else another process did it while this one waited
+            print(done)
+        return cls(done.folder, None, backbone.out_dim)
 
     def server(self, loaded: LoadedRecipe, embedder: Embedder, dataset: Dataset) -> ImageServer:
         """Returns the image server on this rank."""

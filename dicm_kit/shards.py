@@ -5,7 +5,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +67,9 @@ class ShardWriter(AbstractContextManager["ShardWriter"]):
 
     A shard appears under its name when it is full, whole and synced; `shards.yaml` when all are done. The same pictures
     in the same order give the same bytes. A folder that holds whole shards is gone on with: their pictures are skipped,
-    so an interrupted writer that is given the same stream again ends as if nothing had happened. Memory: the keys.
+    so an interrupted writer that is given the same stream again ends as if nothing had happened. A finished folder
+    takes more pictures in the same way: they go into new shards with the next numbers, and until `close` `shards.yaml`
+    lists the old ones alone. Memory: the keys.
     """
 
     def __init__(self, folder: Path, num_partitions: int, *, max_bytes: int = 256 * 2**20):
@@ -83,6 +85,7 @@ class ShardWriter(AbstractContextManager["ShardWriter"]):
                     where=str(self.folder),
                     todo="Delete the folder, or keep the number of partitions.",
                 )
+            list_shards(self.folder)  # who adds pictures brings only the new ones: a lost shard would stay lost
         self._counts: dict[str, int] = {}
         self._keys: set[int] = set()
         for path in sorted(self.folder.glob("part-*.tar")):
@@ -171,10 +174,15 @@ def shard_keys(path: Path) -> list[int]:
     return [key for key, _, _ in _members(path)]
 
 
-def read_shard(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yields (key, bytes) in file order; a cut or garbled shard is an ImageError with file and last good key."""
+def read_shard(path: Path, only: Container[int] | None = None) -> Iterator[tuple[int, bytes]]:
+    """Yields (key, bytes) in file order, where `only` is given of those keys; the others are passed over unread.
+
+    A cut or garbled shard is an ImageError with file and last good key.
+    """
     with Path(path).open("rb") as file:
         for key, offset, size in _members(path):
+            if only is not None and key not in only:
+                continue
             file.seek(offset)
             yield key, file.read(size)
 

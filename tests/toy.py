@@ -11,9 +11,9 @@ from dicm_kit.interest.attention import Attention, MultiQueryAttention
 from dicm_kit.interest.pooling import SumPooling
 from dicm_kit.interfaces import InterestAggregator, NetShapes
 from dicm_kit.nets.mlp import EmbeddingMlp
-from dicm_kit.training.metrics import TargetSlices
 from dicm_kit.training.module import CtrModule
 from dicm_kit.training.optimizers import OptimizerPlan
+from dicm_kit.training.slices import TargetSlices
 from dicm_kit.types import Bag, Batch, Pictures
 
 USERS, ITEMS, TAGS, LENGTH, PICTURE = 20, 30, 7, 5, 6

@@ -1,29 +1,46 @@
 """Picture shards -> backbone vectors on disk, once: `features/<fingerprint>/part-<p>.{keys,vectors}.npy`."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-import yaml
 from jaxtyping import Float
 from torch import Tensor
 
 from dicm_kit.errors import ImageError
-from dicm_kit.images.parts import VERSION, PartWriter, is_written, read_rejected
+from dicm_kit.exchange.owner import partition
+from dicm_kit.images.features_file import FEATURES_FILE, features_fingerprint, plain, write_features
+from dicm_kit.images.known import KnownVectors
+from dicm_kit.images.parts import PartWriter, is_written
 from dicm_kit.interfaces import ImageBackbone
 from dicm_kit.memory import keep_pages
 from dicm_kit.shards import PictureRejected, Shard, decode, list_shards, read_shard, shard_keys
-from dicm_kit.whole_file import write_whole
 
 Precision = Literal["auto", "float32", "bfloat16"]
+
+
+@dataclass
+class Extracted:
+    """A feature folder, and what a call of `extract` did for it; all 0 where nothing was left to do."""
+
+    folder: Path
+    computed: int = 0
+    """Pictures that went through the backbone."""
+    taken_over: int = 0
+    """Vectors copied from earlier feature folders."""
+    rejected: int = 0
+    """Pictures that could not be decoded."""
+
+    def __str__(self) -> str:
+        text = f"Vectors: {self.computed:,} computed, {self.taken_over:,} taken over from earlier ones"
+        return f"{text}; pictures that cannot be decoded: {self.rejected:,}" if self.rejected else text
 
 
 def extract(
@@ -34,6 +51,7 @@ def extract(
     request: dict[str, Any],
     partitions: int,
     pictures_fingerprint: str,
+    keys: np.ndarray | None = None,
     batch_size: int = 64,
     rank: int = 0,
     num_ranks: int = 1,
@@ -41,57 +59,42 @@ def extract(
     device: torch.device | str = "cpu",
     precision: Precision = "auto",
     threads: int | None = None,
-) -> Path:
-    """Returns the folder with the vectors of all pictures, made or gone on with as far as needed.
+    say: Callable[[str], None] = print,
+) -> Extracted:
+    """Returns the folder with the vectors of the pictures `keys` (None: all in the shards), made as far as needed.
 
-    Pictures are decoded in `threads` (None: as many as torch uses) while the backbone runs on `device`, where it stays.
+    Vectors that whole folders of the same backbone beside it hold are copied; `say` is told of a damaged one, which is
+    not used. `pictures_fingerprint` must change with `keys`. A picture that cannot be decoded is listed in
+    features.yaml and has no vector.
+
+    New pictures are decoded in `threads` (None: as many as torch uses) while the backbone runs on `device`, where it
+    stays. `precision: auto` is bfloat16 where the device is fast with it. `request` is the recipe's backbone section,
+    kept for `find_features`, which finds the folder by it.
+
     `features.yaml` is written last, by the rank that finds every partition there; a folder without it is not whole.
     Rank r makes the partitions p with p % R = r, so with several ranks wait for all of them before opening the folder.
-    `request` is the recipe's backbone section, kept for `find_features`. A picture that cannot be decoded is listed in
-    features.yaml and has no vector. `precision: auto` is bfloat16 where the device is fast with it.
     """
-    request = _plain(request)  # now, and not after hours of work
+    request = plain(request)  # now, and not after hours of work
     folder = Path(features_folder) / features_fingerprint(backbone, pictures_fingerprint)
-    if (folder / "features.yaml").exists():
-        return folder
+    done = Extracted(folder)
+    if (folder / FEATURES_FILE).exists():
+        return done
     keep_pages()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        shards: dict[int, list[Shard]] = {
-            p: [] for p in range(rank, partitions, num_ranks) if not is_written(folder, p)
-        }
-        for shard in list_shards(images_folder):
-            assert shard.partition < partitions, "the shards and the dataset agree on the number of partitions"
-            if shard.partition in shards:
-                shards[shard.partition].append(shard)
+        known = KnownVectors.find(features_folder, backbone, partitions, say)
+        mine = [p for p in range(rank, partitions, num_ranks) if not is_written(folder, p)]
+        wanted = None if keys is None else {p: keys[partition(keys, partitions) == p] for p in mine}
+        parts = _planned(images_folder, mine, wanted, known)
         forward = _Forward(backbone, torch.device(device), precision)
-        with _Bar(sum(shard.count for part in shards.values() for shard in part), progress) as bar:
-            _write_parts(folder, shards, forward, batch_size, threads or torch.get_num_threads(), bar)
+        with _Bar(sum(len(part.new) for part in parts), progress) as bar:
+            _write_parts(done, parts, known, forward, batch_size, threads or torch.get_num_threads(), bar)
         if all(is_written(folder, p) for p in range(partitions)):
-            _write_features(folder, backbone, request, partitions, pictures_fingerprint)
+            write_features(folder, backbone, request, partitions, pictures_fingerprint)
     except OSError as error:
         todo = "Make room and run again: the partitions that are whole are kept."
         raise ImageError(f"cannot write: {error.strerror or error}", where=str(folder), todo=todo) from error
-    return folder
-
-
-def features_fingerprint(backbone: ImageBackbone, pictures_fingerprint: str) -> str:
-    """Returns 16 hex digits that change whenever a vector could: by the backbone, or by the pictures."""
-    return sha256(f"{VERSION} {backbone.fingerprint} {pictures_fingerprint}".encode()).hexdigest()[:16]
-
-
-def find_features(features_folder: Path, request: dict[str, Any], pictures_fingerprint: str) -> Path | None:
-    """Returns the whole feature folder of a recipe's backbone section, without building the backbone; None if none.
-
-    A file that the request names (its weights) must still have the size and time of change it had.
-    """
-    request = _plain(request)
-    wanted = {"version": VERSION, "request": request, "pictures": pictures_fingerprint, "files": _files(request)}
-    for path in sorted(Path(features_folder).glob("*/features.yaml")):
-        found = yaml.safe_load(path.read_text())
-        if isinstance(found, dict) and all(found.get(name) == value for name, value in wanted.items()):
-            return path.parent
-    return None
+    return done
 
 
 def is_fast_in_bfloat16(device: torch.device) -> bool:
@@ -118,11 +121,37 @@ class _Forward:
             return self.backbone(pixels_U3HW.to(self.device, non_blocking=True)).half().cpu().numpy()
 
 
-@dataclass
-class _Job:
-    """Some pictures of one partition; `pixels` and `rejected` come with decoding."""
+@dataclass(frozen=True)
+class _Part:
+    """The pictures of a partition: where they are, all that get a vector, and those whose vector nobody knows yet."""
 
     partition: int
+    shards: list[Shard]
+    keys: np.ndarray
+    new: np.ndarray
+
+
+def _planned(
+    images_folder: Path, mine: list[int], wanted: dict[int, np.ndarray] | None, known: KnownVectors
+) -> list[_Part]:
+    """Returns the partitions in `mine`. Holds 8 bytes a picture, and as much again for each that is new."""
+    shards: dict[int, list[Shard]] = {p: [] for p in mine}
+    for shard in list_shards(images_folder):
+        if shard.partition in shards:
+            shards[shard.partition].append(shard)
+    parts = []
+    for p, those in shards.items():
+        keys = np.array([key for shard in those for key in shard_keys(shard.path)], dtype=np.int64)
+        keys = np.unique(keys) if wanted is None else np.intersect1d(keys, wanted[p])
+        parts.append(_Part(p, those, keys, keys[~known.which(p, keys)]))
+    return parts
+
+
+@dataclass
+class _Job:
+    """Some new pictures of one partition; `pixels` and `rejected` come with decoding."""
+
+    part: _Part
     pictures: list[tuple[int, bytes]]
     is_last: bool
     keys: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
@@ -131,18 +160,30 @@ class _Job:
 
 
 def _write_parts(
-    folder: Path, shards: dict[int, list[Shard]], forward: _Forward, batch_size: int, threads: int, bar: "_Bar"
+    done: Extracted,
+    parts: list[_Part],
+    known: KnownVectors,
+    forward: _Forward,
+    batch_size: int,
+    threads: int,
+    bar: "_Bar",
 ) -> None:
     """Decodes in threads, ahead of the forward; a partition is put in place when its last picture is done."""
     writer: PartWriter | None = None
+    overlap = forward.device.type != "cpu"
     try:
-        for job in _decoded(_jobs(shards, batch_size), forward.backbone, threads, overlap=forward.device.type != "cpu"):
+        for job in _decoded(_jobs(parts, batch_size), forward.backbone, threads, overlap):
             if writer is None:
-                keys = [key for shard in shards[job.partition] for key in shard_keys(shard.path)]
-                writer = PartWriter(folder, job.partition, np.array(keys, dtype=np.int64), forward.backbone.out_dim)
+                part = job.part
+                writer = PartWriter(done.folder, part.partition, part.keys, forward.backbone.out_dim)
+                for keys, vectors in known.blocks(part.partition, np.setdiff1d(part.keys, part.new)):
+                    writer.write(keys, vectors)
+                    done.taken_over += len(keys)
             if job.pixels is not None:
                 writer.write(job.keys, forward(job.pixels))
+                done.computed += len(job.keys)
             writer.rejected.update(job.rejected)
+            done.rejected += len(job.rejected)
             if job.is_last:
                 writer.finish()
                 writer = None
@@ -152,16 +193,18 @@ def _write_parts(
             writer.close()
 
 
-def _jobs(shards: dict[int, list[Shard]], batch_size: int) -> Iterator[_Job]:
-    for partition, part in shards.items():
-        pictures = (picture for shard in part for picture in read_shard(shard.path))
+def _jobs(parts: list[_Part], batch_size: int) -> Iterator[_Job]:
+    """Yields at least one job for each partition, without a picture where all are known."""
+    for part in parts:
+        only = set(part.new.tolist())
+        pictures = (picture for shard in part.shards for picture in read_shard(shard.path, only))
         batch = list(islice(pictures, batch_size))
-        while batch:
+        while True:
             following = list(islice(pictures, batch_size))
-            yield _Job(partition, batch, is_last=not following)
+            yield _Job(part, batch, is_last=not following)
+            if not following:
+                break
             batch = following
-        if not any(shard.count for shard in part):
-            yield _Job(partition, [], is_last=True)
 
 
 def _decoded(jobs: Iterator[_Job], backbone: ImageBackbone, threads: int, overlap: bool) -> Iterator[_Job]:
@@ -203,44 +246,6 @@ def _decode(job: _Job, backbone: ImageBackbone) -> _Job:
         job.keys = np.array(keys, dtype=np.int64)
         job.pixels = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)  # channels last
     return job
-
-
-def _write_features(
-    folder: Path, backbone: ImageBackbone, request: dict[str, Any], partitions: int, pictures_fingerprint: str
-) -> None:
-    rejected: dict[int, str] = {}
-    count = 0
-    for partition in range(partitions):
-        rejected.update(read_rejected(folder, partition))
-        count += len(np.load(folder / f"part-{partition:04d}.keys.npy", mmap_mode="r"))
-    features = {
-        "version": VERSION,
-        "fingerprint": folder.name,
-        "backbone": backbone.fingerprint,
-        "pictures": pictures_fingerprint,
-        "partitions": partitions,
-        "dim": backbone.out_dim,
-        "count": count,
-        "request": request,
-        "files": _files(request),
-        "rejected": rejected,
-    }
-    write_whole(folder / "features.yaml", yaml.safe_dump(features, sort_keys=False).encode())
-
-
-def _plain(request: dict[str, Any]) -> dict[str, Any]:
-    """Returns the request as it will be read from features.yaml: tuples are lists there."""
-    return yaml.safe_load(yaml.safe_dump(request))
-
-
-def _files(request: dict[str, Any]) -> dict[str, list[int]]:
-    """Returns size and time of change of every file that the request names."""
-    files = {}
-    for value in request.values():
-        if isinstance(value, str) and value and Path(value).is_file():
-            stat = Path(value).stat()
-            files[value] = [stat.st_size, stat.st_mtime_ns]
-    return files
 
 
 class _Bar(AbstractContextManager["_Bar"]):

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 import torch
-import yaml
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dicm_kit.errors import ImageError
 from dicm_kit.exchange.owner import partition
-from dicm_kit.images.parts import VERSION, read_part
+from dicm_kit.images.features_file import read_features
+from dicm_kit.images.parts import read_part
 from dicm_kit.shards import PictureIndex, PictureRejected, decode
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class FeatureStore:
     """
 
     def __init__(self, folder: Path, mode: Literal["memory", "mmap"], device: torch.device | str):
-        meta = _read_meta(folder)
+        meta = read_features(folder)
         self.dim: int = meta["dim"]
         """C"""
         self.count: int = meta["count"]
@@ -187,14 +187,3 @@ class PixelStore:
         self._slot_of_row[old[old >= 0]] = -1
         self._cache_SHW3[slots] = pixels_UHW3[places]
         self._row_of_slot[slots], self._slot_of_row[rows] = rows, slots
-
-
-def _read_meta(folder: Path) -> dict:
-    path = folder / "features.yaml"
-    if not path.exists():
-        todo = "Extract again: `dicm extract RECIPE` goes on where it stopped."
-        raise ImageError("no such file: the vectors are not (wholly) extracted", where=str(path), todo=todo)
-    meta = yaml.safe_load(path.read_text())
-    if not isinstance(meta, dict) or meta.get("version") != VERSION:
-        raise ImageError(f"not a feature folder of version {VERSION}", where=str(path), todo="Extract again.")
-    return meta

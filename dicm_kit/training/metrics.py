@@ -4,7 +4,6 @@ Scores are kept in float32, sums are taken in float64 over sorted values, and AU
 in which ranks hand their rows in leaves no trace.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,14 +14,12 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from dicm_kit.errors import TrainingError
+from dicm_kit.training.slices import Columns, TargetSlices, slices
 
 Rows = NDArray[Any] | Tensor
 """One value per impression."""
 
 _MAX_USERS = 2**30  # what the sort key has room for
-
-HISTORY_BUCKETS = (0, 1, 4, 8, 16, 32)
-"""Least length of each history-length slice; the last has no end."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +48,8 @@ def auc(score: Rows, label: Rows, weight: Rows | None = None) -> float:
 def gauc(user: Rows, score: Rows, label: Rows) -> GaucResult:
     """Returns per-user AUCs averaged over users with both labels, ties within a user counting half."""
     label = _labels(label)
-    counts = _count_pairs(_array(user), _array(score), label)
-    both = (counts.clicked > 0) & (counts.passed > 0)
-    impressions = (counts.clicked + counts.passed)[both].astype(np.float64)
-    auc_of_user = counts.won2[both] / (2.0 * counts.clicked[both] * counts.passed[both])
+    both, impressions, auc_of_user = per_user(_array(user), _array(score), label)
+    impressions, auc_of_user = impressions[both], auc_of_user[both]
     return GaucResult(
         value=_ratio(float((impressions * auc_of_user).sum()), float(impressions.sum())),
         unweighted=_ratio(float(auc_of_user.sum()), float(both.sum())),
@@ -63,43 +58,33 @@ def gauc(user: Rows, score: Rows, label: Rows) -> GaucResult:
     )
 
 
+def per_user(
+    user: NDArray[Any], score: NDArray[Any], label: NDArray[Any]
+) -> tuple[NDArray[np.bool_], NDArray[np.float64], NDArray[np.float64]]:
+    """Returns for each user, in order: whether it has both labels, its impressions, its AUC (NaN without both)."""
+    counts = _count_pairs(user, score, label)
+    pairs = 2.0 * counts.clicked * counts.passed
+    auc_of_user = np.divide(counts.won2, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
+    return pairs > 0, (counts.clicked + counts.passed).astype(np.float64), auc_of_user
+
+
 def log_loss(logit: Rows, label: Rows, weight: Rows | None = None) -> float:
     """Returns the (weighted) mean of -log p(label), in nats."""
-    logit, label = _array(logit).astype(np.float64), _labels(label)
-    loss = np.logaddexp(0.0, logit) - label * logit
+    loss, _ = row_losses(_array(logit), _labels(label))
     return _weighted_mean_ratio(loss, np.ones_like(loss), weight)
 
 
 def calibration(logit: Rows, label: Rows, weight: Rows | None = None) -> float:
     """Returns mean prediction / mean label: 1 is right, 1.1 predicts 10 % too many clicks; NaN without clicks."""
-    logit, label = _array(logit).astype(np.float64), _labels(label)
-    return _weighted_mean_ratio(np.exp(-np.logaddexp(0.0, -logit)), label.astype(np.float64), weight)
+    label = _labels(label)
+    _, probability = row_losses(_array(logit), label)
+    return _weighted_mean_ratio(probability, label.astype(np.float64), weight)
 
 
-class TargetSlices:
-    """Which slice a target item belongs to, by how often it was a target in training."""
-
-    def __init__(self, train_count: Rows):
-        """Takes the impressions of every item (row of items.parquet) in the training split."""
-        self.decile = frequency_deciles(_array(train_count))
-
-    def of(self, item: NDArray[Any]) -> NDArray[np.int8]:
-        """Returns 0 for targets never seen in training, else the decile, 1 (rare) to 10."""
-        return self.decile[item]
-
-
-def frequency_deciles(train_count: NDArray[Any]) -> NDArray[np.int8]:
-    """Returns each item's decile of training impressions: 1 holds the rarest items, 0 those never seen.
-
-    Items in order of their count, rarest first: an item is in decile 1 while the items with smaller counts together
-    have less than a tenth of all training impressions, and so on. Items with the same count share a decile, so deciles
-    hold about, not exactly, a tenth of the impressions, and a high one may be empty.
-    """
-    counts, inverse, items = np.unique(train_count, return_inverse=True, return_counts=True)
-    impressions = counts.astype(np.int64) * items
-    rarer = np.cumsum(impressions) - impressions
-    decile = 1 + np.minimum(10 * rarer // max(1, int(impressions.sum())), 9)
-    return np.where(counts > 0, decile, 0).astype(np.int8)[inverse]
+def row_losses(logit: NDArray[Any], label: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Returns each row's -log p(label), in nats, and its p(click)."""
+    logit = logit.astype(np.float64)
+    return np.logaddexp(0.0, logit) - label * logit, np.exp(-np.logaddexp(0.0, -logit))
 
 
 class RankingMetrics(Metric):
@@ -118,10 +103,12 @@ class RankingMetrics(Metric):
     weight: list[Tensor]
     history: list[Tensor]
 
-    def __init__(self, slices: TargetSlices | None = None, over_ranks: bool = True):
-        """Takes whether `compute` joins the rows of all ranks."""
+    def __init__(self, slices: TargetSlices | None = None, over_ranks: bool = True, keep_rows: bool = False):
+        """Takes whether `compute` joins the rows of all ranks, and whether it leaves them in `rows`."""
         super().__init__(sync_on_compute=over_ranks)
-        self.slices = slices
+        self.slices, self.keep_rows = slices, keep_rows
+        self.rows: Columns | None = None
+        """Of the last `compute`, of all ranks; with `decile`, the slice of the target."""
         for name in ("user", "item", "logit", "label", "weight", "history"):
             self.add_state(name, default=[], dist_reduce_fx="cat")
 
@@ -139,21 +126,29 @@ class RankingMetrics(Metric):
     def compute(self) -> dict[str, float]:
         """Returns metrics by name; the same on every rank."""
         rows = {name: _joined(getattr(self, name)) for name in ("user", "item", "logit", "label", "weight", "history")}
+        if self.slices is not None:
+            rows["decile"] = self.slices.of(rows["item"])
         if not np.isfinite(rows["logit"]).all():
             bad = int((~np.isfinite(rows["logit"])).sum())
             raise TrainingError(
                 f"{bad} of {len(rows['logit'])} predictions are not finite",
                 todo="Lower the learning rate, set trainer.gradient_clip, or look at the number columns.",
             )
-        results = _all_metrics(rows)
-        if self.slices is not None:
-            for name, part in _slices(rows, self.slices):
-                of_slice = _all_metrics(part).items()
-                results |= {f"{name}/{metric}": value for metric, value in of_slice if value == value}
-        return results
+        if self.keep_rows:
+            self.rows = rows
+        return all_metrics(rows)
 
 
-def _all_metrics(rows: dict[str, NDArray[Any]]) -> dict[str, float]:
+def all_metrics(rows: Columns) -> dict[str, float]:
+    """Returns every metric of the rows, and, where they have a `decile`, of their slices."""
+    results = _metrics(rows)
+    if "decile" in rows:
+        for name, part in slices(rows):
+            results |= {f"{name}/{metric}": value for metric, value in _metrics(part).items() if value == value}
+    return results
+
+
+def _metrics(rows: Columns) -> dict[str, float]:
     by_user = gauc(rows["user"], rows["logit"], rows["label"])
     return {
         "auc": auc(rows["logit"], rows["label"]),
@@ -164,38 +159,6 @@ def _all_metrics(rows: dict[str, NDArray[Any]]) -> dict[str, float]:
         "calibration": calibration(rows["logit"], rows["label"], rows["weight"]),
         "impressions": float(len(rows["label"])),
     }
-
-
-def _slices(rows: dict[str, NDArray[Any]], slices: TargetSlices) -> Iterator[tuple[str, dict[str, NDArray[Any]]]]:
-    """Yields the rows of each slice that has some, by name."""
-    by_decile, starts = _grouped(rows, slices.of(rows["item"]), 11)
-    spans = {"target_unseen": (starts[0], starts[1]), "target_seen": (starts[1], starts[11])}
-    spans |= {f"target_decile_{each}": (starts[each], starts[each + 1]) for each in range(1, 11)}
-    yield from _spans(by_decile, spans)
-    bucket = np.searchsorted(HISTORY_BUCKETS, rows["history"], side="right") - 1
-    by_history, starts = _grouped(rows, bucket.astype(np.int8), len(HISTORY_BUCKETS))
-    spans = {}
-    for place, (least, following) in enumerate(zip(HISTORY_BUCKETS, (*HISTORY_BUCKETS[1:], None), strict=True)):
-        up_to = "_up" if following is None else "" if following == least + 1 else f"_{following - 1}"
-        spans[f"history_{least}{up_to}"] = (starts[place], starts[place + 1])
-    yield from _spans(by_history, spans)
-
-
-def _grouped(
-    rows: dict[str, NDArray[Any]], code: NDArray[np.int8], num_codes: int
-) -> tuple[dict[str, NDArray[Any]], list[int]]:
-    """Returns the rows in order of their code, and where each code begins; the end comes last."""
-    order = np.argsort(code, kind="stable")
-    starts = np.searchsorted(code[order], np.arange(num_codes + 1))
-    return {name: values[order] for name, values in rows.items()}, starts.tolist()
-
-
-def _spans(
-    rows: dict[str, NDArray[Any]], spans: dict[str, tuple[int, int]]
-) -> Iterator[tuple[str, dict[str, NDArray[Any]]]]:
-    for name, (start, end) in spans.items():
-        if end > start:
-            yield name, {column: values[start:end] for column, values in rows.items()}
 
 
 @dataclass(frozen=True)
@@ -212,7 +175,7 @@ def _count_pairs(user: NDArray[Any], score: NDArray[Any], label: NDArray[Any]) -
     if len(label) == 0:
         nothing = np.zeros(0, dtype=np.int64)
         return _PairCounts(nothing, nothing, nothing)
-    key = _codes(score)
+    key = score_codes(score)
     key <<= 1
     key |= label.astype(np.int64)
     key |= _user_codes(user) << 33
@@ -236,7 +199,7 @@ def _starts(sorted_values: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.concatenate(([0], np.flatnonzero(sorted_values[1:] != sorted_values[:-1]) + 1))
 
 
-def _codes(score: NDArray[Any]) -> NDArray[np.int64]:
+def score_codes(score: NDArray[Any]) -> NDArray[np.int64]:
     """Returns integers in [0, 2**32) in the order of the scores, equal where they are equal."""
     assert not np.isnan(score).any(), "scores are numbers"
     if score.dtype != np.float32:
@@ -257,7 +220,7 @@ def _user_codes(user: NDArray[Any]) -> NDArray[np.int64]:
 def _weighted_auc(score: NDArray[Any], label: NDArray[Any], weight: NDArray[np.float64]) -> float:
     if len(label) == 0:
         return float("nan")
-    code = _codes(score)
+    code = score_codes(score)
     order = np.lexsort((weight, label, code))  # by weight last, so that sums do not depend on the rows' order
     code, label, weight = code[order], label[order], weight[order]
     block = _starts(code)

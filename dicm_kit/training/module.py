@@ -14,8 +14,9 @@ from dicm_kit.errors import TrainingError, some
 from dicm_kit.features.tables import sparse_parameters
 from dicm_kit.interfaces import BaseNet, FeatureEncoder, InterestAggregator
 from dicm_kit.training.loss import StepTotals, add_over_ranks, share_of_global_mean, summed_loss
-from dicm_kit.training.metrics import RankingMetrics, TargetSlices
+from dicm_kit.training.metrics import RankingMetrics
 from dicm_kit.training.optimizers import CtrOptimizer, OptimizerPlan, clip_norm, clip_values, decay_schedule
+from dicm_kit.training.slices import TargetSlices
 from dicm_kit.types import Bag, Batch, Columns, Encoded, Interest, Pictures, Prediction, Vectors
 
 Side = Literal["user", "target", "context", "history"]

@@ -13,9 +13,10 @@ import torch
 from PIL import Image
 
 from dicm_kit.images.backbone import TimmBackbone
-from dicm_kit.images.extract import _decoded, _Forward, _jobs, extract
+from dicm_kit.images.extract import _decoded, _Forward, _jobs, _planned, extract
+from dicm_kit.images.known import KnownVectors
 from dicm_kit.memory import keep_pages
-from dicm_kit.shards import ShardWriter, list_shards
+from dicm_kit.shards import ShardWriter
 
 PARTITIONS = 4
 
@@ -55,9 +56,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_photos(folder / "images", options.pictures)
-        parts = {
-            p: [shard for shard in list_shards(folder / "images") if shard.partition == p] for p in range(PARTITIONS)
-        }
+        parts = _planned(folder / "images", list(range(PARTITIONS)), None, KnownVectors([]))
         batch = next(_decoded(_jobs(parts, options.batch_size), backbone, threads, overlap=False)).pixels
         assert batch is not None
         forward(batch)

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from dicm_kit.features.tables import IdTable
-from dicm_kit.training.metrics import RankingMetrics, TargetSlices, auc, gauc, log_loss
+from dicm_kit.training.metrics import RankingMetrics, auc, gauc, log_loss
 from dicm_kit.training.optimizers import CtrOptimizer, OptimizerPlan
+from dicm_kit.training.slices import TargetSlices
 
 
 def seconds(what: Callable[[], object], times: int = 3) -> float:

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from dicm_kit.training.metrics import RankingMetrics, TargetSlices
+from dicm_kit.training.metrics import RankingMetrics
+from dicm_kit.training.slices import TargetSlices
 
 ROWS = 3000
 

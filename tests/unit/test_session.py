@@ -1,8 +1,9 @@
-"""What session.py adds to its parts: the oracle, the controls."""
+"""What session.py adds to its parts: the oracle, the controls, vectors that are missing."""
 
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from recipes.debug_runs import debug
@@ -12,7 +13,7 @@ from dicm_kit import run
 from dicm_kit.data.dataset import Dataset
 from dicm_kit.data.prepare import PrepareOptions, prepare
 from dicm_kit.data.sources.synthetic import SyntheticConfig, build_synthetic
-from dicm_kit.session import Session, oracle
+from dicm_kit.session import Pictures, Session, oracle
 
 
 @pytest.fixture(scope="module")
@@ -54,3 +55,25 @@ def test_shuffled_pictures_go_from_the_recipe_into_the_batches(tmp_path: Path) -
         assert torch.equal(other.history_key_GL, third.history_key_GL)
         for item, key in zip(other.item_N.tolist(), other.target_key_N.tolist(), strict=True):
             assert shown.setdefault(item, key) == key
+
+
+def test_pictures_that_items_get_are_computed_and_the_others_taken_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loaded = debug(tmp_path)
+    dataset = run.prepare(loaded)
+    items, keys = dataset.items, dataset.items["picture_key"].to_numpy()
+    early = np.where(np.arange(len(keys)) < len(keys) // 2, keys, 0)
+    some, every = (len(np.unique(those[those != 0])) for those in (early, keys))
+    assert 0 < some < every
+    place = items.column_names.index("picture_key")
+    dataset.__dict__["items"] = items.set_column(place, "picture_key", pa.chunked_array([early]))
+    first = Pictures.of(loaded, dataset)
+    assert f"Vectors: {some} computed, 0 taken over" in capsys.readouterr().out
+    dataset.__dict__["items"] = items
+    second = Pictures.of(loaded, dataset)
+    assert f"Vectors: {every - some} computed, {some} taken over" in capsys.readouterr().out
+    assert Pictures.of(loaded, dataset).features == second.features != first.features
+    assert "Vectors" not in capsys.readouterr().out
+    trained = debug(tmp_path, "images.backbone.trainable=all")
+    assert Pictures.of(trained, dataset).features is None

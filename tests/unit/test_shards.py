@@ -118,6 +118,50 @@ def test_a_new_day_is_added_and_other_partitions_are_refused(tmp_path: Path) -> 
         ShardWriter(tmp_path, 8)
 
 
+def test_adding_to_a_finished_folder_that_is_killed_and_repeated(tmp_path: Path) -> None:
+    """Old shards and what lists them stay as they are until the end; then both are listed, each key once."""
+    size = {"partitions": 2, "max_bytes": 12_000}
+    for name in ("whole", "broken"):
+        write_shards(tmp_path / name, range(30), **size)
+    before = bytes_of(tmp_path / "broken")
+    write_shards(tmp_path / "whole", range(25, 70), **size)
+
+    def add(die_at: int) -> None:
+        with ShardWriter(tmp_path / "broken", 2, max_bytes=12_000) as writer:
+            assert writer.num_pictures >= 30
+            for seed in range(25, die_at):
+                writer.add(str(seed), encoded(image(seed), "PNG" if seed % 3 == 0 else "JPEG"))
+            raise KeyboardInterrupt
+
+    for die_at in (26, 45, 60):  # before the first new picture, and twice in the middle
+        with pytest.raises(KeyboardInterrupt):
+            add(die_at)
+        left = bytes_of(tmp_path / "broken")
+        assert {name: left[name] for name in before} == before
+        assert check_shards(tmp_path / "broken") == 30, "readers see the pictures of before"
+    assert len(left) > len(before)
+    write_shards(tmp_path / "broken", range(25, 70), **size)
+    after = bytes_of(tmp_path / "broken")
+    assert after == bytes_of(tmp_path / "whole")
+    assert check_shards(tmp_path / "broken") == 70
+    assert {name: after[name] for name in before if name.endswith(".tar")} == {
+        name: data for name, data in before.items() if name.endswith(".tar")
+    }
+    for partition in range(2):
+        numbers = [int(name.split("-")[2][:5]) for name in after if name.startswith(f"part-{partition:04d}")]
+        old = [name for name in before if name.startswith(f"part-{partition:04d}")]
+        assert numbers == list(range(len(numbers)))
+        assert len(numbers) > len(old)
+
+
+def test_a_finished_folder_that_lost_a_shard_takes_no_more(tmp_path: Path) -> None:
+    write_shards(tmp_path, range(10))
+    lost = list_shards(tmp_path)[1].path
+    lost.unlink()
+    with pytest.raises(ImageError, match=f"lists shards that are not there: {lost.name}"):
+        ShardWriter(tmp_path, 4)
+
+
 def test_no_picture_is_no_picture(tmp_path: Path) -> None:
     with ShardWriter(tmp_path, 2) as writer, pytest.raises(ImageError, match=r"broken\.jpg"):
         writer.add("broken.jpg", b"no picture")

@@ -12,7 +12,8 @@ from pictures import MeanColour, write_shards
 
 from dicm_kit.errors import ImageError
 from dicm_kit.images import extract as extract_module
-from dicm_kit.images.extract import extract, features_fingerprint, find_features, is_fast_in_bfloat16
+from dicm_kit.images.extract import extract, is_fast_in_bfloat16
+from dicm_kit.images.features_file import features_fingerprint, find_features
 from dicm_kit.images.parts import PartWriter
 from dicm_kit.images.store import FeatureStore
 from dicm_kit.shards import decode, list_shards
@@ -22,7 +23,9 @@ REQUEST = {"name": "mean_colour", "size": 8}
 
 def run(folder: Path, backbone: MeanColour, **options) -> Path:
     given = {"request": REQUEST, "partitions": 4, "pictures_fingerprint": "p", "progress": False, "batch_size": 3}
-    return extract(folder / "images", folder / "features", backbone, **given | {"precision": "float32"} | options)
+    return extract(
+        folder / "images", folder / "features", backbone, **given | {"precision": "float32"} | options
+    ).folder
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -132,6 +135,9 @@ def test_found_again_by_the_request_alone(tmp_path: Path) -> None:
     assert find_features(features, request, "other pictures") is None
     assert find_features(features, request | {"size": 9}, "p") is None
     assert find_features(tmp_path / "absent", request, "p") is None
+    (features / "0").mkdir()
+    (features / "0/features.yaml").write_text("a: [")
+    assert find_features(features, request, "p") == folder
     os.utime(weights, ns=(1, 1))
     assert find_features(features, request, "p") is None
 

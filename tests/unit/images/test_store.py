@@ -59,6 +59,9 @@ def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / "features.yaml").write_text(yaml.safe_dump(meta | {"version": 7}))
     with pytest.raises(ImageError, match="version 1"):
         FeatureStore.open(tmp_path)
+    (tmp_path / "features.yaml").write_text("version: [")
+    with pytest.raises(ImageError, match="is garbled"):
+        FeatureStore.open(tmp_path)
     (tmp_path / "features.yaml").write_text(yaml.safe_dump(meta))
     path = tmp_path / "part-0001.vectors.npy"
     whole = path.read_bytes()

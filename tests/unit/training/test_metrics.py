@@ -9,13 +9,12 @@ from sklearn.metrics import roc_auc_score
 from dicm_kit.errors import TrainingError
 from dicm_kit.training.metrics import (
     RankingMetrics,
-    TargetSlices,
     auc,
     calibration,
-    frequency_deciles,
     gauc,
     log_loss,
 )
+from dicm_kit.training.slices import TargetSlices, frequency_deciles
 
 
 def rows(n=4000, users=300, seed=0, ties=True):
@@ -108,17 +107,6 @@ def test_order_of_rows_leaves_no_trace():
     for metric in (auc, log_loss, calibration):
         assert metric(logit, label, weight) == metric(logit[order], label[order], weight[order])
     assert gauc(user, logit, label) == gauc(user[order], logit[order], label[order])
-
-
-def test_deciles_of_training_impressions():
-    # ten items with 1 impression, one with 10, one with 80; two never shown
-    count = np.array([1] * 10 + [10, 80] + [0, 0])
-    decile = frequency_deciles(count)
-    assert decile[:10].tolist() == [1] * 10  # the rarest tenth, all of one count
-    assert decile[10] == 2  # a tenth is rarer
-    assert decile[11] == 3  # a fifth is rarer; it fills the rest by itself
-    assert decile[12:].tolist() == [0, 0]
-    assert frequency_deciles(np.zeros(3, dtype=np.int64)).tolist() == [0, 0, 0]
 
 
 def filled(metrics, parts=1, n=600):

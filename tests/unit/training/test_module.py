@@ -6,9 +6,10 @@ from lightning.pytorch import Trainer
 from toy import LENGTH, ToyData, share_of, toy_batch, toy_module
 
 from dicm_kit.errors import TrainingError
-from dicm_kit.training.metrics import TargetSlices, auc, gauc
+from dicm_kit.training.metrics import auc, gauc
 from dicm_kit.training.module import _Repeat, _Repeated
 from dicm_kit.training.optimizers import OptimizerPlan
+from dicm_kit.training.slices import TargetSlices
 
 
 def trainer(**options):

@@ -12,9 +12,9 @@ from dicm_kit.interest.attention import Attention
 from dicm_kit.interfaces import NetShapes
 from dicm_kit.nets.mlp import EmbeddingMlp
 from dicm_kit.training.checkpoint import CHECKPOINTS, Checkpoints, read_checkpoint
-from dicm_kit.training.metrics import TargetSlices
 from dicm_kit.training.module import CtrModule
 from dicm_kit.training.optimizers import OptimizerPlan
+from dicm_kit.training.slices import TargetSlices
 
 USED = ColumnsUsed(
     user=("user_id", "likes"),
