@@ -1,12 +1,12 @@
 """A data source -> the dataset folder, in steps that are not done twice. The format: docs/reference/dataset_folder.md.
 
 ```
-source.items, impressions, users  -> .prepare/*.parquet    types and values checked                     (ingest)
-source.pictures                   -> images/               shards by partition                          (pictures)
-the new rows of the log           -> .prepare/new/state/   which part they belong to, counts, clicks    (parts, tables)
-counts of all parts               -> .prepare/new/vocab/, items.parquet    training counts              (tables, vocabulary)
-the new rows                      -> .prepare/sorted.parquet   by user and time, encoded                (tables)
-                                  -> .prepare/new/samples/ groups with histories, in lanes  (negatives, grouping, lanes)
+source.items, impressions, users  -> .prepare/*.parquet    types and values checked            ingest
+source.pictures                   -> images/               shards by partition                 pictures
+new rows of the log               -> .prepare/new/state/   their part, counts, clicks          parts, state, tables
+counts of all parts               -> .prepare/new/         vocab/, items.parquet               tables, vocabulary
+new rows                          -> .prepare/sorted.parquet   by user and time, encoded       tables
+                                  -> .prepare/new/samples/ groups with histories, in lanes     negatives, grouping, lanes
 .prepare/new                      -> the folder, when all of it is there; dataset.yaml comes last
 ```
 
@@ -304,7 +304,9 @@ class _Preparation:
     def _split_hint(self) -> str:
         match self.options.split.by:
             case "column":
-                return "Look at the source's column `split`; `split.validation: 0` or `split.test: 0` say there is none."
+                return (
+                    "Look at the source's column `split`; `split.validation: 0` or `split.test: 0` say there is none."
+                )
             case "user_order":
                 return "Look at `split.test` and `split.validation`: they take each user's last groups."
         return "Look at `split.test` and `split.validation` (whole UTC days at the end of the log), and at the labels."
@@ -336,8 +338,10 @@ class _Preparation:
             publish(aside, self.new / "samples")
         for name, each in written.items():
             _write_targets(self.new / STATE / "parts" / name / "targets.parquet", each.targets)
-        counts = {name: {key: value for key, value in asdict(each).items() if key != "targets"}
-                  for name, each in written.items()}
+        counts = {
+            name: {key: value for key, value in asdict(each).items() if key != "targets"}
+            for name, each in written.items()
+        }
         content = json.dumps({"parts": counts, "negatives_missing": missing})
         write_whole(self.work / "written.json", content.encode())
 

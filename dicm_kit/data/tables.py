@@ -1,4 +1,4 @@
-"""duckdb over the ingested tables: checks, parts, counts, vocabularies, the item table, and the log joined and sorted."""
+"""duckdb over the ingested tables: checks, counts, vocabularies, the item table, and the log joined and sorted."""
 
 import os
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ class Tables(AbstractContextManager["Tables"]):
                     todo="Rename it.",
                 )
         columns = source.columns
-        user_id = "SELECT \"user\" AS value, times FROM user_counts"
+        user_id = 'SELECT "user" AS value, times FROM user_counts'
         self.encodings = {
             "user": [
                 Encoding("user_id", "id", "user_id", user_id, "impressions", "user"),
@@ -224,10 +224,14 @@ class Tables(AbstractContextManager["Tables"]):
 
     def open_counts(self, parts: Sequence[Part]) -> None:
         """Makes the views of what is counted, in all parts; only training counts."""
-        self._run(f"CREATE TABLE user_counts AS SELECT value AS \"user\", sum(times)::BIGINT AS times "
-                  f"FROM ({self._counts(parts, 'users')}) GROUP BY value")
-        self._run(f"CREATE TABLE item_counts AS SELECT value AS item, sum(times)::BIGINT AS times "
-                  f"FROM ({self._counts(parts, 'items')}) GROUP BY value")
+        self._run(
+            f'CREATE TABLE user_counts AS SELECT value AS "user", sum(times)::BIGINT AS times '
+            f"FROM ({self._counts(parts, 'users')}) GROUP BY value"
+        )
+        self._run(
+            f"CREATE TABLE item_counts AS SELECT value AS item, sum(times)::BIGINT AS times "
+            f"FROM ({self._counts(parts, 'items')}) GROUP BY value"
+        )
         for each in self.encodings["context"]:
             if each.vocab is not None:
                 self._view(f"counts of {each.name}", self._counts(parts, f"context-{each.name}"))
@@ -282,7 +286,7 @@ class Tables(AbstractContextManager["Tables"]):
             "t.label",
             f"{weight}::FLOAT AS weight",
             "t.part::SMALLINT AS part",
-            't.row_number',
+            "t.row_number",
             *[f't."{name}"' for name in given],
             *[f'{each.expression} AS "context_{each.name}"' for each in context],
             f'{user[0].expression} AS "user_{user[0].name}"',

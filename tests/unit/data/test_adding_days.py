@@ -28,8 +28,12 @@ def made(folder: Path, source: LittleShop, options: PrepareOptions = OPTIONS) ->
 def contents(dataset: Dataset) -> dict[str, Counter]:
     """Every group of every split, with raw values instead of codes and rows, and with indices: what a model sees."""
     item = dataset.items["item"].to_pylist()
-    raw = {info.vocab: pq.read_table(dataset.vocab_file(info.vocab))["value"].to_pylist()
-           for side in (dataset.user, dataset.context) for info in side.values() if info.vocab}
+    raw = {
+        info.vocab: pq.read_table(dataset.vocab_file(info.vocab))["value"].to_pylist()
+        for side in (dataset.user, dataset.context)
+        for info in side.values()
+        if info.vocab
+    }
     infos = {f"user_{name}": info for name, info in dataset.user.items()}
     infos |= {f"context_{name}": info for name, info in dataset.context.items()}
 
@@ -52,7 +56,10 @@ def contents(dataset: Dataset) -> dict[str, Counter]:
 
 def files(folder: Path) -> dict[str, tuple[int, bytes]]:
     samples = folder / "samples"
-    return {str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes()) for path in samples.rglob("*.parquet")}
+    return {
+        str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes())
+        for path in samples.rglob("*.parquet")
+    }
 
 
 @pytest.mark.parametrize("by", ["event", "session", "day"])
@@ -104,8 +111,11 @@ def test_a_user_that_was_new_in_the_test_is_known_when_that_day_is_for_training(
     (batch,) = read_batches(dataset, "test", columns=used, batch_size=2, max_history=4)
     assert batch.user["user_id"].tolist() == [0], "unknown"
     dataset = made(tmp_path / "out", shop.cut(3, 5), options)
-    seen = [each for batch in read_batches(dataset, "train", columns=used, batch_size=2, max_history=4)
-            for each in batch.user["user_id"].tolist()]
+    seen = [
+        each
+        for batch in read_batches(dataset, "train", columns=used, batch_size=2, max_history=4)
+        for each in batch.user["user_id"].tolist()
+    ]
     assert seen == [1, 1, 2]
     (batch,) = read_batches(dataset, "test", columns=used, batch_size=2, max_history=4)
     assert batch.user["user_id"].tolist() == [2]
@@ -119,13 +129,26 @@ def test_the_reader_reads_all_parts_once(tmp_path, shuffle):
     dataset = made(tmp_path / "out", shop.cut(3))
     for ends in ((3, 4), (3, 4, 7)):
         dataset = made(tmp_path / "out", shop.cut(*ends))
-    used = ColumnsUsed(user=("user_id", "likes"), target=("item_id",), context=("hour", "queries"), history=("item_id",))
+    used = ColumnsUsed(
+        user=("user_id", "likes"), target=("item_id",), context=("hour", "queries"), history=("item_id",)
+    )
     flat = dataset.impressions("train", ["user", "item", "label", "context_hour"])
     batches = list(read_batches(dataset, "train", columns=used, batch_size=64, max_history=4, shuffle=shuffle, seed=3))
     assert len(batches) == num_steps(dataset, "train", 64)
-    found = Counter(row for batch in batches for row in zip(
-        batch.user_id_N.tolist(), batch.item_N.tolist(), batch.label_N.tolist(), batch.context["hour"].tolist(), strict=True))
-    assert found == Counter(zip(*(flat[name].tolist() for name in ("user", "item", "label", "context_hour")), strict=True))
+    found = Counter(
+        row
+        for batch in batches
+        for row in zip(
+            batch.user_id_N.tolist(),
+            batch.item_N.tolist(),
+            batch.label_N.tolist(),
+            batch.context["hour"].tolist(),
+            strict=True,
+        )
+    )
+    assert found == Counter(
+        zip(*(flat[name].tolist() for name in ("user", "item", "label", "context_hour")), strict=True)
+    )
     assert sum(found.values()) == dataset.splits["train"].impressions
 
 
@@ -184,8 +207,12 @@ def test_rows_of_days_that_are_prepared_cannot_be_added(tmp_path):
     shop = random_shop(impressions=900, days=5)
     dataset = made(tmp_path / "out", shop.cut(4))
     late = shop.cut(4, 5)
-    late.tables["day 4"] = pa.concat_tables([late.tables["day 4"], shop.tables["impressions"].filter(
-        pa.array(shop.tables["impressions"]["time"].to_numpy() // DAY == 2))])
+    late.tables["day 4"] = pa.concat_tables(
+        [
+            late.tables["day 4"],
+            shop.tables["impressions"].filter(pa.array(shop.tables["impressions"]["time"].to_numpy() // DAY == 2)),
+        ]
+    )
     with pytest.raises(DataError, match=r"new rows are of 1970-01-03 or later, but 1970-01-04 and the days before it"):
         made(tmp_path / "out", late)
     assert Dataset.open(tmp_path / "out") == dataset, "yesterday's dataset stays usable"
@@ -210,7 +237,7 @@ def test_only_a_split_by_time_can_grow(tmp_path):
     shop = random_shop(impressions=900, days=5)
     options = replace(OPTIONS, split=SplitOptions(by="user_order"))
     made(tmp_path / "out", shop.cut(4), options)
-    with pytest.raises(DataError, match="grown since it was prepared, by day 4, and with `split.by: user_order`"):
+    with pytest.raises(DataError, match=r"grown since it was prepared, by day 4, and with `split\.by: user_order`"):
         made(tmp_path / "out", shop.cut(4, 5), options)
 
 

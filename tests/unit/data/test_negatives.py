@@ -37,7 +37,9 @@ def basket_shop(seed: int = 0, users: int = 60, items: int = 30, days: int = 4) 
 
 def made(folder, shop: LittleShop | None = None, **options) -> Dataset:
     negatives = NegativeOptions(**({"per_positive": 2} | options))
-    return prepare(shop or basket_shop(), PrepareOptions(lanes=2, partitions=2, negatives=negatives), folder, progress=False)
+    return prepare(
+        shop or basket_shop(), PrepareOptions(lanes=2, partitions=2, negatives=negatives), folder, progress=False
+    )
 
 
 def rows(dataset: Dataset, *splits: str) -> list[Row]:
@@ -55,7 +57,9 @@ def rows(dataset: Dataset, *splits: str) -> list[Row]:
 def test_each_positive_has_its_negatives_in_its_group(tmp_path):
     shop = basket_shop()
     dataset = made(tmp_path / "out", shop)
-    bought = Counter(zip(*(shop.tables["impressions"][name].to_pylist() for name in ("user", "item", "time")), strict=True))
+    bought = Counter(
+        zip(*(shop.tables["impressions"][name].to_pylist() for name in ("user", "item", "time")), strict=True)
+    )
     groups = 0
     for split in ("train", "val", "test"):
         for lane in range(2):
@@ -80,7 +84,7 @@ def test_a_history_is_the_earlier_part_of_the_basket_too(tmp_path):
     for lane in range(2):
         table = pq.read_table(dataset.lane_files("train", lane)[0], partitioning=None)
         lengths.update(len(each) for each in table["history_item"].to_pylist())
-    assert lengths == {length: 60 for length in range(6)}, "two days of three purchases each"
+    assert lengths == dict.fromkeys(range(6), 60), "two days of three purchases each"
 
 
 def test_popularity_and_its_power(tmp_path):
@@ -128,7 +132,12 @@ def test_draws_do_not_hang_on_the_order_of_the_rows_or_on_how_the_log_is_cut(tmp
 
 def test_too_few_alive_items_are_counted(tmp_path):
     shop = LittleShop(
-        impressions={"user": [1, 1, 2, 1, 2, 1, 2], "item": [0, 1, 2, 0, 1, 0, 1], "time": [0, 0, 0, DAY, DAY, 2 * DAY, 2 * DAY], "label": [1] * 7},
+        impressions={
+            "user": [1, 1, 2, 1, 2, 1, 2],
+            "item": [0, 1, 2, 0, 1, 0, 1],
+            "time": [0, 0, 0, DAY, DAY, 2 * DAY, 2 * DAY],
+            "label": [1] * 7,
+        },
         items={"item": [0, 1, 2], "picture": [None] * 3},
     )
     dataset = made(tmp_path / "out", shop)
@@ -149,7 +158,9 @@ def test_a_log_with_negatives_gets_none(tmp_path):
     label = np.ones(720)
     label[3] = 0
     shop.tables["impressions"] = shop.tables["impressions"].set_column(4, "label", [label])
-    with pytest.raises(DataError, match="1 rows are no positives, and `negatives` are for a log that has positives only"):
+    with pytest.raises(
+        DataError, match="1 rows are no positives, and `negatives` are for a log that has positives only"
+    ):
         made(tmp_path / "out", shop)
 
 
@@ -158,7 +169,9 @@ def test_a_log_of_positives_needs_them(tmp_path):
         prepare(basket_shop(), PrepareOptions(lanes=2), tmp_path / "out", progress=False)
 
 
-@pytest.mark.parametrize(("key", "value"), [("per_positive", 0), ("power", -1.0), ("power", float("nan")), ("seed", -1)])
+@pytest.mark.parametrize(
+    ("key", "value"), [("per_positive", 0), ("power", -1.0), ("power", float("nan")), ("seed", -1)]
+)
 def test_options_that_cannot_be(tmp_path, key, value):
     with pytest.raises(FieldError, match=f"negatives.{key}"):
         made(tmp_path / "out", **{key: value})

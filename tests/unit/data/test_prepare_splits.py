@@ -37,11 +37,14 @@ def test_the_last_groups_of_each_user(tmp_path, by, test, validation):
         mine = sorted((row for row in log if row["user"] == user), key=lambda row: (row["time"], row["order"]))
         numbered, last, number = [], None, 0
         for row in mine:
-            apart = last is None or {
-                "event": (row["time"], row["order"]) != (last["time"], last["order"]),
-                "session": row["time"] - last["time"] > 7200 or row["time"] // DAY != last["time"] // DAY,
-                "day": row["time"] // DAY != last["time"] // DAY,
-            }[by]
+            apart = (
+                last is None
+                or {
+                    "event": (row["time"], row["order"]) != (last["time"], last["order"]),
+                    "session": row["time"] - last["time"] > 7200 or row["time"] // DAY != last["time"] // DAY,
+                    "day": row["time"] // DAY != last["time"] // DAY,
+                }[by]
+            )
             number += apart
             numbered.append((number, row))
             last = row
@@ -127,8 +130,16 @@ def test_ages_come_from_the_times_and_old_clicks_go(tmp_path):
 @pytest.mark.parametrize(
     ("history", "times", "message"),
     [
-        (HISTORY, [[101, 40], [50], None, [1, 2, 3, 2], [], [DAY]], r"`history_time` is after the impression in 1 rows \(row 0\)"),
-        (HISTORY, [[90], [50], None, [1, 2, 3, 2], [], [DAY]], "`history` does not fit near row 0: 7 times for 8 items"),
+        (
+            HISTORY,
+            [[101, 40], [50], None, [1, 2, 3, 2], [], [DAY]],
+            r"`history_time` is after the impression in 1 rows \(row 0\)",
+        ),
+        (
+            HISTORY,
+            [[90], [50], None, [1, 2, 3, 2], [], [DAY]],
+            "`history` does not fit near row 0: 7 times for 8 items",
+        ),
         ([1, 2, 3, 4, 5, 6], None, "`history` has a wrong type: int64, not lists"),
         ([["a"]] * 6, None, "`history` does not fit near row 0"),
     ],
@@ -155,7 +166,9 @@ def test_repeats_are_dropped(tmp_path):
     found = Counter()
     for split in SPLITS:
         for group in groups(dataset, split):
-            found.update((group["user"], *row) for row in zip(group["item"], group["time"], group["label"], strict=True))
+            found.update(
+                (group["user"], *row) for row in zip(group["item"], group["time"], group["label"], strict=True)
+            )
     assert found == expected
     assert dataset.made["counts"]["rows_left_out"] == 2000 - len(best)
 
@@ -164,7 +177,9 @@ def test_unlisted_items_and_users_are_left_out_when_that_is_asked_for(tmp_path):
     shop = random_shop(impressions=1000)
     shop.tables["items"] = shop.tables["items"].slice(2)
     shop.tables["users"] = shop.tables["users"].slice(3)
-    with pytest.raises(DataError, match=r"2 items in \d+ impressions are not among the items: 0, 1\n\n.*`unlisted: drop`"):
+    with pytest.raises(
+        DataError, match=r"2 items in \d+ impressions are not among the items: 0, 1\n\n.*`unlisted: drop`"
+    ):
         made(tmp_path / "out", shop)
     dataset = made(tmp_path / "out2", shop, unlisted="drop")
     log = shop.tables["impressions"]
