@@ -174,6 +174,6 @@ def _prepared(loaded: LoadedRecipe, source: Any) -> Dataset:
     keys = {each.name for each in fields(PrepareOptions)} & {each.name for each in fields(data)}
     options = PrepareOptions(**{name: getattr(data, name) for name in keys})
     try:
-        return prepare_dataset(source, options, data.out)
+        return prepare_dataset(source, options, data.out, memory_mb=data.memory_mb)
     except FieldError as error:
         raise loaded.error(f"data.{error.field}", error.what, error.todo) from error

@@ -49,9 +49,7 @@ class LittleShop(DataSource):
         shop.pieces, shop.tables = {}, dict(self.tables)
         for end in ends:
             name = f"day {begin}"
-            shop.tables[name] = self.tables["impressions"].filter(
-                pa.array((time >= begin * DAY) & (time < end * DAY))
-            )
+            shop.tables[name] = self.tables["impressions"].filter(pa.array((time >= begin * DAY) & (time < end * DAY)))
             shop.pieces[name] = f"{name} of {self.fingerprint}"
             begin = end
         return shop

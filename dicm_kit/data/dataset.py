@@ -131,9 +131,7 @@ class Dataset:
                 for side in ("user", "item", "context")
             },
             "parts": {name: _plain(info) for name, info in self.parts.items()},
-            "splits": {
-                name: _plain(info) | {"parts": list(info.parts)} for name, info in self.splits.items()
-            },
+            "splits": {name: _plain(info) | {"parts": list(info.parts)} for name, info in self.splits.items()},
         }
         write_whole(self.folder / DATASET_FILE, yaml.safe_dump(content, sort_keys=False).encode())
 

@@ -14,7 +14,6 @@ from dicm_kit.interfaces import Kind, SourceColumn
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
 Table = Literal["impressions", "items", "users"]
 

@@ -70,7 +70,11 @@ def write_lanes(
                 rows = groups.impressions.take(mine)
                 counts[part] += _counts(run, groups, mine, rows)
                 np.add.at(targets[part], run.item[rows.values], 1)
-    return {part: Written(*counts[part].tolist(), targets[part]) for part in parts.values()}
+    names = ("impressions", "groups", "positives", "users", "with_history")
+    return {
+        part: Written(**dict(zip(names, counts[part].tolist(), strict=True)), targets=targets[part])
+        for part in parts.values()
+    }
 
 
 def _table(run: LogRun, groups: Groups, wanted: np.ndarray) -> "pa.Table":

@@ -68,7 +68,9 @@ class Negatives:
         item[~is_first] = drawn[good]
         assert len(item) <= len(run) + len(positive) * count
         values = {name: _rows(value, row) for name, value in run.values.items()}
-        values["weight"] = np.where(is_first, values["weight"], 1.0).astype(np.float32)
+        weight = values["weight"]
+        assert isinstance(weight, np.ndarray)
+        values["weight"] = np.where(is_first, weight, 1.0).astype(np.float32)
         if run.history is not None and run.history_time is not None:
             times = Ragged(run.history_time, run.history.offsets).take(row).values
         else:

@@ -31,7 +31,7 @@ def log_query(options: PrepareOptions, columns: list[str], has_users: bool) -> t
         FROM ({_with_sessions(options, kept)})"""
     counted = f'SELECT *, max(place) OVER (PARTITION BY "user") AS groups FROM ({numbered})'
     test = _last(split.test, "groups")
-    kept_back = f'SELECT *, {test} AS test_groups FROM ({counted})'
+    kept_back = f"SELECT *, {test} AS test_groups FROM ({counted})"
     validation = _last(split.validation, "groups - test_groups")
     return (
         f"""SELECT * EXCLUDE (place, groups, test_groups{", session" if options.group.by == "session" else ""}),

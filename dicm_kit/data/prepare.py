@@ -1,12 +1,12 @@
 """A data source -> the dataset folder, in steps that are not done twice. The format: docs/reference/dataset_folder.md.
 
 ```
-source.items, impressions, users  -> .prepare/*.parquet    types and values checked                     (ingest)
-source.pictures                   -> images/               shards by partition                          (pictures)
-the new rows of the log           -> .prepare/new/state/   which part they belong to, counts, clicks    (parts, tables)
-counts of all parts               -> .prepare/new/vocab/, items.parquet    training counts              (tables, vocabulary)
-the new rows                      -> .prepare/sorted.parquet   by user and time, encoded                (tables)
-                                  -> .prepare/new/samples/ groups with histories, in lanes  (negatives, grouping, lanes)
+source.items, impressions, users  -> .prepare/*.parquet    types and values checked            ingest
+source.pictures                   -> images/               shards by partition                 pictures
+new rows of the log               -> .prepare/new/state/   their part, counts, clicks          parts, state, tables
+counts of all parts               -> .prepare/new/         vocab/, items.parquet               tables, vocabulary
+new rows                          -> .prepare/sorted.parquet   by user and time, encoded       tables
+                                  -> .prepare/new/samples/ groups with histories, in lanes     negatives, grouping, lanes
 .prepare/new                      -> the folder, when all of it is there; dataset.yaml comes last
 ```
 
@@ -59,14 +59,14 @@ def prepare(
     out: Path | str,
     *,
     progress: bool = True,
-    memory: str = "1GB",
+    memory_mb: int = 192,
 ) -> Dataset:
     """Returns the dataset folder `out` of the source: made, gone on with where a run was cut off, grown by the days
     that are new, or as it is.
 
     A folder of another source, of other options, of another version or of a log that changed is left alone: DataError.
-    One process prepares a folder, others wait for it. `memory`: what sorting and joining may take before they go to
-    disk under `out`.
+    One process prepares a folder, others wait for it. `memory_mb`: what sorting and joining may take, in MB, before
+    they go to disk under `out`.
     """
     check_options(options)
     out = Path(out)
@@ -84,7 +84,7 @@ def prepare(
             return done
         (out / _WORK).mkdir(exist_ok=True)
         with full_disk_explained(out, lambda: show.step):
-            return _Preparation(source, options, out, asked, memory, show).run()
+            return _Preparation(source, options, out, asked, memory_mb, show).run()
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class _Preparation:
         options: PrepareOptions,
         out: Path,
         asked: _Asked,
-        memory: str,
+        memory_mb: int,
         show: Shown,
     ):
         self.source, self.options, self.out, self.asked, self.show = source, options, out, asked, show
@@ -131,7 +131,7 @@ class _Preparation:
         self.pieces = list(source.pieces) if state is None else state.added(source, options, out)
         self.state = state or State({}, "", 0, None)
         self.steps = Steps(self.work, asked.how, asked.fingerprint)
-        self.tables = Tables(source, options, self.work, out, memory)
+        self.tables = Tables(source, options, self.work, out, memory_mb)
 
     def run(self) -> Dataset:
         """Does what is not done yet."""
@@ -150,7 +150,7 @@ class _Preparation:
             self._step("parts", self._plan_parts)
             parts = self._parts()
             if self.pieces:
-                tables.open_log(parts, self.work / "log.parquet" if self._filtered() else None)
+                tables.open_log(parts, self._filtered())
                 self._step("splits", lambda: self._check_splits(parts))
                 self._step("counts", lambda: tables.write_counts(parts, clicks=self.options.split.by == "time"))
                 if self.options.negatives is not None:
@@ -304,7 +304,9 @@ class _Preparation:
     def _split_hint(self) -> str:
         match self.options.split.by:
             case "column":
-                return "Look at the source's column `split`; `split.validation: 0` or `split.test: 0` say there is none."
+                return (
+                    "Look at the source's column `split`; `split.validation: 0` or `split.test: 0` say there is none."
+                )
             case "user_order":
                 return "Look at `split.test` and `split.validation`: they take each user's last groups."
         return "Look at `split.test` and `split.validation` (whole UTC days at the end of the log), and at the labels."
@@ -336,8 +338,10 @@ class _Preparation:
             publish(aside, self.new / "samples")
         for name, each in written.items():
             _write_targets(self.new / STATE / "parts" / name / "targets.parquet", each.targets)
-        counts = {name: {key: value for key, value in asdict(each).items() if key != "targets"}
-                  for name, each in written.items()}
+        counts = {
+            name: {key: value for key, value in asdict(each).items() if key != "targets"}
+            for name, each in written.items()
+        }
         content = json.dumps({"parts": counts, "negatives_missing": missing})
         write_whole(self.work / "written.json", content.encode())
 

@@ -1,4 +1,4 @@
-"""duckdb over the ingested tables: checks, parts, counts, vocabularies, the item table, and the log joined and sorted."""
+"""duckdb over the ingested tables: checks, counts, vocabularies, the item table, and the log joined and sorted."""
 
 import os
 from collections.abc import Sequence
@@ -28,8 +28,8 @@ class Tables(AbstractContextManager["Tables"]):
     the dataset that it becomes.
     """
 
-    def __init__(self, source: DataSource, options: PrepareOptions, work: Path, out: Path, memory: str):
-        self.work, self.out, self.new, self.options, self._memory = work, out, work / "new", options, memory
+    def __init__(self, source: DataSource, options: PrepareOptions, work: Path, out: Path, memory_mb: int):
+        self.work, self.out, self.new, self.options, self._memory_mb = work, out, work / "new", options, memory_mb
         self._has_users = bool(source.columns.user)
         ours = {"user": {"user_id"}, "item": {"item_id", "picture", "picture_key", "train_count"}}
         for side, reserved in ours.items():
@@ -40,7 +40,7 @@ class Tables(AbstractContextManager["Tables"]):
                     todo="Rename it.",
                 )
         columns = source.columns
-        user_id = "SELECT \"user\" AS value, times FROM user_counts"
+        user_id = 'SELECT "user" AS value, times FROM user_counts'
         self.encodings = {
             "user": [
                 Encoding("user_id", "id", "user_id", user_id, "impressions", "user"),
@@ -69,7 +69,7 @@ class Tables(AbstractContextManager["Tables"]):
         import duckdb
 
         settings: dict[str, Any] = {
-            "memory_limit": self._memory,
+            "memory_limit": f"{self._memory_mb}MB",
             "threads": min(_THREADS, os.cpu_count() or 1),
             "temp_directory": str(self.work / "duckdb"),
         }
@@ -97,7 +97,7 @@ class Tables(AbstractContextManager["Tables"]):
                     (SELECT max(row_number) FROM {known})
                     + row_number() OVER (PARTITION BY o.row_number IS NULL ORDER BY n.row_number)) AS row_number
                 FROM {fresh} n LEFT JOIN (SELECT item, row_number FROM {known}) o USING (item)
-                UNION ALL BY NAME SELECT * FROM {known} ANTI JOIN {fresh} USING (item)
+                UNION ALL BY NAME SELECT o.* FROM {known} o ANTI JOIN {fresh} n ON o.item = n.item
                 ORDER BY row_number"""
         self._publish(query, self.new / STATE / "items.parquet")
 
@@ -109,7 +109,7 @@ class Tables(AbstractContextManager["Tables"]):
         query = f"SELECT * FROM read_parquet({quoted(fresh)})"
         if before.exists():
             known = f"read_parquet({quoted(before)})"
-            query = f"SELECT * FROM {known} ANTI JOIN read_parquet({quoted(fresh)}) USING (name) UNION ALL {query}"
+            query = f"SELECT o.* FROM {known} o ANTI JOIN ({query}) n ON o.name = n.name UNION ALL {query}"
         self._publish(query, self.new / STATE / "pictures.parquet")
         names = f"read_parquet({quoted(self.new / STATE / 'pictures.parquet')})"
         items = f"read_parquet({quoted(self.new / STATE / 'items.parquet')})"
@@ -168,17 +168,18 @@ class Tables(AbstractContextManager["Tables"]):
         count, first = self._run(query).fetchone() or (0, 0)
         return count, first
 
-    def open_log(self, parts: Sequence[Part], log: Path | None) -> None:
-        """Makes the view of the rows that stay, with the number of their part."""
-        if log is not None:
-            self._view("log", f"SELECT *, split_index AS part FROM read_parquet({quoted(log)})")
-            return
-        when = [
-            f"WHEN {part.days[0]} <= floor(time / 86400.0) AND floor(time / 86400.0) <= {part.days[1]} THEN {number}"
-            for number, part in enumerate(parts)
-            if part.new and part.days is not None
-        ]
-        self._view("log", f"SELECT *, CASE {' '.join(when)} END AS part FROM impressions")
+    def open_log(self, parts: Sequence[Part], filtered: bool) -> None:
+        """Makes the view of the rows that stay, with the number of their part; `filtered`: they were written apart."""
+        rows = f"read_parquet({quoted(self.work / 'log.parquet')})" if filtered else "impressions"
+        part = "split_index"
+        if self.options.split.by == "time":
+            when = [
+                f"WHEN floor(time / 86400.0) BETWEEN {each.days[0]} AND {each.days[1]} THEN {number}"
+                for number, each in self._new(parts)
+                if each.days is not None
+            ]
+            part = f"CASE {' '.join(when)} END"
+        self._view("log", f"SELECT *, {part} AS part FROM {rows}")
 
     def rows_and_positives(self) -> dict[int, tuple[int, int]]:
         """Returns rows and positives of each new part."""
@@ -223,10 +224,14 @@ class Tables(AbstractContextManager["Tables"]):
 
     def open_counts(self, parts: Sequence[Part]) -> None:
         """Makes the views of what is counted, in all parts; only training counts."""
-        self._run(f"CREATE TABLE user_counts AS SELECT value AS \"user\", sum(times)::BIGINT AS times "
-                  f"FROM ({self._counts(parts, 'users')}) GROUP BY value")
-        self._run(f"CREATE TABLE item_counts AS SELECT value AS item, sum(times)::BIGINT AS times "
-                  f"FROM ({self._counts(parts, 'items')}) GROUP BY value")
+        self._run(
+            f'CREATE TABLE user_counts AS SELECT value AS "user", sum(times)::BIGINT AS times '
+            f"FROM ({self._counts(parts, 'users')}) GROUP BY value"
+        )
+        self._run(
+            f"CREATE TABLE item_counts AS SELECT value AS item, sum(times)::BIGINT AS times "
+            f"FROM ({self._counts(parts, 'items')}) GROUP BY value"
+        )
         for each in self.encodings["context"]:
             if each.vocab is not None:
                 self._view(f"counts of {each.name}", self._counts(parts, f"context-{each.name}"))
@@ -281,7 +286,7 @@ class Tables(AbstractContextManager["Tables"]):
             "t.label",
             f"{weight}::FLOAT AS weight",
             "t.part::SMALLINT AS part",
-            't.row_number',
+            "t.row_number",
             *[f't."{name}"' for name in given],
             *[f'{each.expression} AS "context_{each.name}"' for each in context],
             f'{user[0].expression} AS "user_{user[0].name}"',
@@ -421,8 +426,20 @@ class Tables(AbstractContextManager["Tables"]):
         return row[0]
 
     def _run(self, query: str) -> "duckdb.DuckDBPyConnection":
+        import duckdb
+
         assert self._database is not None
-        return self._database.execute(query)
+        try:
+            return self._database.execute(query)
+        except duckdb.OutOfMemoryException as error:
+            if "max_temp_directory_size" in str(error):
+                raise  # the disk is full, not the memory
+            raise DataError(
+                f"the log cannot be joined and sorted in {self._memory_mb} MB of memory",
+                where=str(self.out),
+                todo=f"Set `data.memory_mb` to {2 * self._memory_mb} or more. A new run goes on from the last finished "
+                "step.",
+            ) from error
 
 
 def _vocab(name: str, column: SourceColumn) -> str | None:
