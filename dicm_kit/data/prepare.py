@@ -6,7 +6,7 @@ source.pictures                   -> images/               shards by partition  
 new rows of the log               -> .prepare/new/state/   their part, counts, clicks          parts, state, tables
 counts of all parts               -> .prepare/new/         vocab/, items.parquet               tables, vocabulary
 new rows                          -> .prepare/sorted.parquet   by user and time, encoded       tables
-                                  -> .prepare/new/samples/ groups with histories, in lanes     negatives, grouping, lanes
+                                  -> .prepare/new/samples/ groups with histories, in lanes    negatives, grouping, lanes
 .prepare/new                      -> the folder, when all of it is there; dataset.yaml comes last
 ```
 
