@@ -5,11 +5,17 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 import yaml
+from little_shop import LittleShop, picture, random_shop
 from pictures import MeanColour, write_shards
 
+from dicm_kit.data.dataset import Dataset
+from dicm_kit.data.options import SplitOptions
+from dicm_kit.data.pictures import fingerprint_of
+from dicm_kit.data.prepare import PrepareOptions, prepare
 from dicm_kit.errors import ImageError
 from dicm_kit.images import known
 from dicm_kit.images.backbone import TimmBackbone
@@ -268,3 +274,38 @@ def test_another_batch_changes_a_vector_by_rounding_at_most(store: Store) -> Non
     apart = Store(store.folder / "apart").extract("monday", backbone, batch_size=1)
     one, other = vectors(whole.folder, keys).float(), vectors(apart.folder, keys).float()
     assert ((one - other).abs() <= 2**-10 * one.abs() + 1e-5).all()
+
+
+def test_a_day_is_added_to_a_dataset(tmp_path: Path) -> None:
+    """Through prepare: on the second day one picture is new, and one is no item's any more."""
+    options = PrepareOptions(lanes=2, partitions=4, split=SplitOptions(test=1, validation=1))
+    shop = random_shop()
+
+    def prepared(shop: LittleShop, *ends: int) -> tuple[Dataset, Extracted]:
+        dataset = prepare(shop.cut(*ends), options, tmp_path / "out", progress=False)
+        done = extract(
+            dataset.images_folder,
+            dataset.features_folder,
+            MeanColour(),
+            request=REQUEST,
+            partitions=4,
+            pictures_fingerprint=fingerprint_of(dataset.items["picture_key"])[1],
+            keys=dataset.items["picture_key"].to_numpy(),
+            progress=False,
+        )
+        return dataset, done
+
+    first, done = prepared(shop, 4)
+    every = counts(done)[0]
+    assert counts(done) == (first.num_pictures, 0, 0)
+    shown = shop.tables["items"]["picture"].to_pylist()
+    shop.tables["items"] = shop.tables["items"].set_column(
+        1, "picture", pa.array(["new" if name == "p4" else name for name in shown])
+    )
+    shop._pictures.append(("new", picture(250)))
+    shop.snapshot = "tuesday"
+    second, done = prepared(shop, 4, 6)
+    assert counts(done) == (1, every - 1, 0)
+    keys = np.unique(second.items["picture_key"].to_numpy())
+    assert FeatureStore.open(done.folder).count == every == len(keys[keys != 0])
+    assert len(list(first.features_folder.glob("*/features.yaml"))) == 2
