@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from dicm_kit.data.sources.log import build_log
+from dicm_kit.data.sources.log_config import LogConfig
 from dicm_kit.data.sources.synthetic import SyntheticConfig, build_synthetic
 from dicm_kit.features.encoders import (
     HashConfig,
@@ -80,5 +82,8 @@ def dicm_base_nets() -> list[Component[Any]]:
 
 @hookimpl
 def dicm_data_sources() -> list[Component[Any]]:
-    """Returns the made-up shop."""
-    return [Component(name="synthetic", config=SyntheticConfig, build=build_synthetic)]
+    """Returns a log of your own, and the made-up shop."""
+    return [
+        Component(name="log", config=LogConfig, build=build_log),
+        Component(name="synthetic", config=SyntheticConfig, build=build_synthetic),
+    ]

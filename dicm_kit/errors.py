@@ -47,6 +47,15 @@ class FieldError(DicmError):
         super().__init__(what, where=f"`{field}`", todo=todo)
 
 
+class FieldsError(FieldError):
+    """Several refused values at once; `errors` holds them, `field` names the first one's key."""
+
+    def __init__(self, errors: Iterable[FieldError]):
+        self.errors = tuple(errors)
+        self.field = self.errors[0].field
+        DicmError.__init__(self, "\n\n".join(str(error) for error in self.errors))
+
+
 class DataError(DicmError):
     """Logs, tables or a dataset folder that cannot be used."""
 

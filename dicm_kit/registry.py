@@ -158,7 +158,8 @@ class Registry:
                 f"{noun} `{name}` of plugin {plugin} built a {type(built).__name__}, no {interface.__name__}",
                 todo=f"Subclass `dicm_kit.{interface.__name__}`.",
             )
-        unset = [each for each in interface.__annotations__ if not hasattr(built, each)]
+        made = type(built)  # asked first: a property may be costly
+        unset = [each for each in interface.__annotations__ if not (hasattr(made, each) or hasattr(built, each))]
         if unset:
             raise PluginError(
                 f"{noun} `{name}` of plugin {plugin} does not set {some(f'`{each}`' for each in unset)}",

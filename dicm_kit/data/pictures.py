@@ -63,19 +63,25 @@ class KnownNames(Container[str]):
             return cls(np.zeros(0, np.uint64))
         with pq.ParquetFile(file) as table:
             hashes = [
-                _hash(name)
+                hash_of_name(name)
                 for batch in table.iter_batches(columns=["name", "key"])
                 for name in batch.filter(pc.field("key") != 0)["name"].to_pylist()
             ]
         return cls(np.array(hashes, np.uint64))
 
+    @classmethod
+    def of(cls, names: Iterable[str]) -> "KnownNames":
+        """Returns these names."""
+        return cls(np.fromiter((hash_of_name(name) for name in names), np.uint64))
+
     def __contains__(self, name: object) -> bool:
-        wanted = _hash(str(name))
+        wanted = hash_of_name(str(name))
         place = int(np.searchsorted(self._hashes, np.uint64(wanted)))
         return place < len(self._hashes) and int(self._hashes[place]) == wanted
 
 
-def _hash(name: str) -> int:
+def hash_of_name(name: str) -> int:
+    """Returns 64 bits that stand for a picture's name."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from dicm_kit.errors import FieldError, PluginError, did_you_mean, some
+from dicm_kit.errors import FieldError, FieldsError, PluginError, did_you_mean, some
 from dicm_kit.images.embedder import Embedder
 from dicm_kit.interfaces import (
     BaseNet,
@@ -193,8 +193,9 @@ class _Builder:
         try:
             return self._loaded.registry.build(kind, name, config, shapes)
         except FieldError as error:
-            here = (*path, error.field)
-            self.problems.append((here, f"`{dotted(here)}`: {error.what}", error.todo))
+            for each in error.errors if isinstance(error, FieldsError) else (error,):
+                here = (*path, *each.field.split("."))
+                self.problems.append((here, f"`{dotted(here)}`: {each.what}", each.todo))
             self._cause = error
         except PluginError as error:
             self.problems.append(((*path, "name"), error.what, error.todo))

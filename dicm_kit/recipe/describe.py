@@ -76,7 +76,20 @@ def explained(provided: Provided) -> str:
     required = "".join(f", {key.name}: ..." for key in keys_of(component.config).values() if key.required)
     example = f"Recipe:\n  {section}: {{name: {component.name}{required}}}"
     head = f"{provided.kind.noun} `{component.name}`"
-    return "\n\n".join([head, _indented(docs[""]), _keys_text(component.config), f"{source}\n{example}"])
+    nested = [
+        f"{path}\n\n{_indented(docs_of(each)[''])}\n\n{_keys_text(each)}" for path, each in _below(component.config)
+    ]
+    return "\n\n".join([head, _indented(docs[""]), _keys_text(component.config), *nested, f"{source}\n{example}"])
+
+
+def _below(section: type, path: str = "") -> Iterator[tuple[str, type]]:
+    """Yields path and dataclass of the sections in a component's config."""
+    for key in keys_of(section).values():
+        inner = without_null(key.type)[0]
+        if is_dataclass(inner):
+            here = f"{path}.{key.name}".removeprefix(".")
+            yield here, inner  # type: ignore[misc]
+            yield from _below(inner, here)  # type: ignore[arg-type]
 
 
 def explained_section(path: str) -> str:
@@ -230,6 +243,8 @@ def reference() -> str:
         paper = f"\n\nPaper: {provided.component.paper}." if provided.component.paper else ""
         head = f"## {provided.kind.noun} `{provided.component.name}`\n\n{docs_of(provided.component.config)['']}{paper}"
         parts.append(f"{head}\n\n{_markdown_keys(provided.component.config)}")
+        for path, section in _below(provided.component.config):
+            parts.append(f"### `{path}`\n\n{docs_of(section)['']}\n\n{_markdown_keys(section)}")
     return "\n".join(parts)
 
 

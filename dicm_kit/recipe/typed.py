@@ -4,10 +4,11 @@ Values are converted by OmegaConf's structured configs; here are the lines, the 
 the texts.
 """
 
+import types
 from collections.abc import Sequence
 from dataclasses import MISSING, fields, is_dataclass, make_dataclass
 from functools import cache
-from typing import Any, get_args, get_origin
+from typing import Any, Union, get_args, get_origin
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -62,9 +63,13 @@ class Reader:
 
     def recipe(self, tree: Section) -> Recipe:
         """Returns the recipe; where `problems` has grown, with None or defaults in the places at fault."""
-        recipe = self._section(Recipe, tree, (), tree.mark)
+        recipe = self.top(Recipe, tree)
         assert isinstance(recipe, Recipe)
         return recipe
+
+    def top(self, section: type, tree: Section) -> Any:
+        """Returns what the whole file holds, as this dataclass; with problems as `recipe` has them."""
+        return self._section(section, tree, (), tree.mark)
 
     def _problem(self, mark: Mark, path: Path, what: str, todo: str | None = None) -> Any:
         self.problems.append(Problem(mark, what, todo))
@@ -91,6 +96,10 @@ class Reader:
             return self._mapping(key, arguments[1], tree, path)
         if origin in (list, tuple) and isinstance(tree, Items):
             return self._list(key, inner, tree, path)
+        if origin in (Union, types.UnionType) and (lists := [each for each in arguments if get_origin(each) is list]):
+            if isinstance(tree, Items):  # `time: stamp` and `time: [stamp, order]`
+                return self._list(key, lists[0], tree, path)
+            annotation = Union[tuple(each for each in get_args(annotation) if each not in lists)]  # noqa: UP007
         return self._leaf(key, annotation, tree, path, mark)
 
     def _mapping(self, key: Key, annotation: Any, tree: Section, path: Path) -> dict[str, Any]:
