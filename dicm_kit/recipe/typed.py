@@ -96,10 +96,8 @@ class Reader:
             return self._mapping(key, arguments[1], tree, path)
         if origin in (list, tuple) and isinstance(tree, Items):
             return self._list(key, inner, tree, path)
-        if origin in (Union, types.UnionType) and (lists := [each for each in arguments if get_origin(each) is list]):
-            if isinstance(tree, Items):  # `time: stamp` and `time: [stamp, order]`
-                return self._list(key, lists[0], tree, path)
-            annotation = Union[tuple(each for each in get_args(annotation) if each not in lists)]  # noqa: UP007
+        if isinstance(tree, Items) and (lists := _lists(inner)):  # `time: stamp` may be `time: [stamp, order]`
+            return self._list(key, lists[0], tree, path)
         return self._leaf(key, annotation, tree, path, mark)
 
     def _mapping(self, key: Key, annotation: Any, tree: Section, path: Path) -> dict[str, Any]:
@@ -131,7 +129,7 @@ class Reader:
         if any(each.raw == "???" for each in scalars(tree)):
             return self._problem(mark, path, f"`{dotted(path)}` must be given whole", "A part of it is `???`.")
         try:
-            schema = _schema(annotation)
+            schema = _schema(_without_lists(annotation))
         except OmegaConfBaseException:
             text = type_text(annotation)
             return self._problem(mark, path, f"`{dotted(path)}` is of a type no recipe can give: {text}")
@@ -282,6 +280,17 @@ def _shares(own: dict[str, Key], tree: Section) -> bool:
     """Returns whether a feature uses another one's encoder; `share: null` is as good as nothing."""
     entry = tree.entries.get("share")
     return "share" in own and entry is not None and not (isinstance(entry.value, Scalar) and entry.value.value is None)
+
+
+def _lists(annotation: Any) -> list[Any]:
+    """Returns the lists among the types that a value may be of."""
+    is_choice = get_origin(annotation) in (Union, types.UnionType)
+    return [each for each in get_args(annotation) if get_origin(each) is list] if is_choice else []
+
+
+def _without_lists(annotation: Any) -> Any:
+    lists = _lists(annotation)
+    return Union[tuple(each for each in get_args(annotation) if each not in lists)] if lists else annotation  # noqa: UP007
 
 
 @cache

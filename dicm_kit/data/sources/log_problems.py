@@ -46,7 +46,7 @@ class RowProblems:
             first = self._rows[what][:_SHOWN]
             places = places_of(self._file, [row for row, _ in first])
             named = [f"{place}: {value}" if value else place for place, (_, value) in zip(places, first, strict=True)]
-            lines.append(f"{what} in {count:,} row{'' if count == 1 else 's'} ({', '.join(named)})")
+            lines.append(f"{what} in {rows_text(count)} ({', '.join(named)})")
         raise DataError("; ".join(lines), where=self._file.where, todo=" ".join(self._todos))
 
 
@@ -75,6 +75,11 @@ def places_of(file: LogFile, rows: list[int]) -> list[str]:
         return [f"row {row}" for row in rows]
     lines = lines_of(file, rows)
     return [f"line {line}" for line in lines] + [f"row {row}" for row in rows[len(lines) :]]
+
+
+def rows_text(count: int) -> str:
+    """Returns `1 row`, `12,000 rows`."""
+    return f"{count:,} row{'' if count == 1 else 's'}"
 
 
 def _fits(value: "pa.Array", table: Table, name: str) -> bool:

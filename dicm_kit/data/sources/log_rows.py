@@ -11,7 +11,7 @@ from dicm_kit.data.sources.log_config import ImpressionsConfig
 from dicm_kit.data.sources.log_files import LogFile
 from dicm_kit.data.sources.log_filters import Filters
 from dicm_kit.data.sources.log_history import HistoryLists
-from dicm_kit.data.sources.log_problems import RowProblems, places_of, typed
+from dicm_kit.data.sources.log_problems import RowProblems, places_of, rows_text, typed
 from dicm_kit.data.sources.log_tables import Table
 from dicm_kit.data.sources.log_time import UNITS, Clock, packed, shown, unit_words, units_of
 from dicm_kit.errors import DataError, some
@@ -169,7 +169,7 @@ class ImpressionRows:
                     at = int(np.argmax(units == unit))
                     (place,) = places_of(file, [int(numbers[at])])
                     firsts[unit] = f"first {values[at]} in {file.where}, {place}"
-        parts = [f"{counts[unit]:,} rows in {unit_words(unit)} ({first})" for unit, first in sorted(firsts.items())]
+        parts = [f"{rows_text(counts[unit])} in {unit_words(unit)} ({first})" for unit, first in sorted(firsts.items())]
         return DataError(
             f"`{self._time}` mixes units: {'; '.join(parts)}",
             where=some(file.where for file in self._table.files),

@@ -175,7 +175,8 @@ class Table:
         return guessed
 
     def _hint(self, name: str) -> str:
-        if not any(each.column == name and each.role in ("id", "hash") for each in self.wanted):
+        is_id = any(each.column == name and each.role in ("id", "hash") for each in self.wanted)
+        if not is_id or all(file.separator is None for file in self.files):
             return ""
         return f" Where such ids may be text, write `{self.section}.text: [{name}]`."
 
