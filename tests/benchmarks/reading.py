@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dicm_kit.data.collate import ColumnsUsed, ItemTables
-from dicm_kit.data.dataset import SPLITS, ColumnInfo, Dataset, SplitInfo
+from dicm_kit.data.dataset import SPLITS, ColumnInfo, Dataset, PartInfo, SplitInfo
 from dicm_kit.data.lanes import ROW_GROUP
 from dicm_kit.data.reader import read_batches
 
@@ -37,7 +37,8 @@ def write_dataset(folder: Path, groups: int, items: int) -> Dataset:
     (folder / "vocab").mkdir()
     pq.write_table(pa.table(table), folder / "items.parquet")
     for name in (*columns, "user_id"):
-        pq.write_table(pa.table({"value": [1], "index": [1], "count": [1]}), folder / "vocab" / f"{name}.parquet")
+        index = np.arange(10**6 + 1 if name == "user_id" else items + 1)
+        pq.write_table(pa.table({"value": index, "index": index, "count": index}), folder / "vocab" / f"{name}.parquet")
     per_lane = groups // LANES
     one = np.arange(per_lane + 1, dtype=np.int32)
     for split in SPLITS:
@@ -72,7 +73,8 @@ def write_dataset(folder: Path, groups: int, items: int) -> Dataset:
         context={},
         lanes=LANES,
         partitions=16,
-        splits={split: SplitInfo(0, 0, 0, 0) for split in SPLITS},
+        parts={split: PartInfo(0, 0, 0, 0) for split in SPLITS},
+        splits={split: SplitInfo((split,), 0, 0, 0, 0) for split in SPLITS},
         num_items=items,
         num_pictures=items,
         history_max_length=LENGTH,
