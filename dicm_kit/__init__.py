@@ -8,7 +8,10 @@
    `prepare.py` the steps: `ingest.py` checks, `pictures.py` shards, `tables.py` joins and sorts, `vocabulary.py`
    indices, `grouping.py` histories, `lanes.py` files, `steps.py` what is done is not done twice, `progress.py`;
    `dataset.py` the folder, opened; `order.py`, `ragged.py`, `windows.py`, `reader.py` who reads what and when;
-   `collate.py`, `packed.py`, `datamodule.py`
+   `collate.py`, `packed.py`, `datamodule.py`; `audit/look.py` what a person should know of a folder: `audit/format.py`,
+   `audit/batch.py`, `audit/scan.py`, `audit/photos.py` errors of format and counts, `audit/joins.py`, `audit/users.py`,
+   `audit/histories.py`, `audit/checks.py` leakage, `audit/made.py`, `audit/advice.py` warnings, `audit/examples.py`,
+   `audit/result.py`, `audit/words.py`
 2. `features/`  Batch -> Encoded:  `encoders.py`, `tables.py`
 3. `images/`    picture keys -> vectors, every picture computed once
    `backbone.py`, `extract.py`, `known.py` what need not be computed again, `parts.py`, `features_file.py`, `store.py`,

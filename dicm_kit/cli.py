@@ -234,16 +234,17 @@ def _check_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", default=[])
 
 
-def _check(options: argparse.Namespace) -> None:
+def _check(options: argparse.Namespace) -> int | None:
     what = options.what
     if what.endswith((".yaml", ".yml")) or Path("recipes", f"{what}.yaml").is_file():
         _check_recipe(what, options.overrides)
     elif options.overrides:
         raise RecipeError("only a recipe takes overrides", where="command line")
     elif Path(what).is_dir():
-        _check_dataset(Path(what))
+        return _check_dataset(Path(what))
     else:
         _check_plugin(what)
+    return None
 
 
 def _check_recipe(name: str, overrides: Sequence[str]) -> None:
@@ -257,11 +258,13 @@ def _check_recipe(name: str, overrides: Sequence[str]) -> None:
     print(f"Next: dicm run {shlex.join([str(loaded.path), *overrides])}")
 
 
-def _check_dataset(folder: Path) -> None:
+def _check_dataset(folder: Path) -> int:
+    from dicm_kit.data.audit import audit, text
     from dicm_kit.data.dataset import Dataset
 
-    dataset = Dataset.open(folder)
-    print(f"{folder} is in order: {dataset.lanes} lanes, {dataset.partitions} partitions.\n\n{dataset.describe()}")
+    found = audit(Dataset.open(folder))
+    print(text(found), end="")
+    return 1 if found.problems else 0
 
 
 def _check_plugin(name: str) -> None:
@@ -386,7 +389,8 @@ Usage: dicm check RECIPE [KEY=VALUE ...]
 
 Of a recipe: reports every problem at once, or says in a few lines what running it will do. Nothing is written.
 Of a plugin, a file or the name of an installed one: loads it and lists its components.
-Of a dataset folder: checks that it is complete and says what is in it.
+Of a dataset folder, whoever wrote it: audits it. Says what it holds, looks for errors of format and for leakage, and
+warns of what matters (docs/reference/audit.md). The exit code is 1 when something must be mended.
 
   KEY=VALUE    overrides any key of the recipe
   --traceback  show where an error comes from
@@ -485,8 +489,9 @@ Next: dicm ls
         """
 Usage: dicm prepare RECIPE [KEY=VALUE ...]
 
-Makes the dataset folder (data.out) that the recipe trains on. It goes on where it was interrupted, and does nothing
-when the folder is there already. `dicm run` does this by itself.
+Makes the dataset folder (data.out) that the recipe trains on. It goes on where it was interrupted, adds days that are
+new, and does nothing when all is there already. `dicm run` does this by itself. It ends with an audit, which is kept in
+audit.txt in the folder: what is in it, leakage, warnings (docs/reference/audit.md).
 
   RECIPE       a YAML file, or its name below recipes/
   KEY=VALUE    overrides any key of the recipe

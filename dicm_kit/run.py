@@ -17,10 +17,11 @@ from rich.console import Console
 
 from dicm_kit.artifacts.results import Row, print_comparison
 from dicm_kit.artifacts.run_folder import RECIPE_FILE, claimed, read_result
+from dicm_kit.data.audit import AUDIT_FILE, complaints, is_audited, text, write_audit
 from dicm_kit.data.dataset import Dataset
 from dicm_kit.data.options import PrepareOptions
 from dicm_kit.data.prepare import prepare as prepare_dataset
-from dicm_kit.errors import FieldError, RunError
+from dicm_kit.errors import DataError, FieldError, RunError
 from dicm_kit.memory import keep_pages
 from dicm_kit.recipe.build import rehearse
 from dicm_kit.recipe.load import LoadedRecipe, dump, load
@@ -46,6 +47,8 @@ def run(loaded: LoadedRecipe, *, resume: bool = False, overwrite: bool = False) 
             write_whole(folder / RECIPE_FILE, dump(recipe, base=loaded.path.parent))
         _use_machine(recipe)
         dataset = _prepared(loaded, source)
+        if is_first() and not is_audited(dataset):
+            print(f"{complaints(write_audit(dataset))}\nThe whole audit: {dataset.folder / AUDIT_FILE}")
         session = Session(loaded, dataset)
         checkpoint = session.resumable() if resume else None
         session.fit(checkpoint)
@@ -53,9 +56,17 @@ def run(loaded: LoadedRecipe, *, resume: bool = False, overwrite: bool = False) 
 
 
 def prepare(loaded: LoadedRecipe) -> Dataset:
-    """Makes the recipe's dataset folder, or goes on with it, and prints what is in it."""
+    """Makes the recipe's dataset folder, or goes on with it, and prints an audit of it; DataError for problems."""
     dataset = _prepared(loaded, rehearse(loaded))
-    print(f"{dataset.folder}\n{dataset.describe()}\n\nNext: dicm run {loaded.path}")
+    audit = write_audit(dataset)
+    print(text(audit))
+    if audit.problems:
+        raise DataError(
+            f"the audit found {len(audit.problems)} problems: see above",
+            where=str(dataset.folder),
+            todo="What each means: docs/reference/audit.md. Training on it would not stop, but would mislead.",
+        )
+    print(f"Next: dicm run {loaded.path}")
     return dataset
 
 

@@ -1,0 +1,102 @@
+"""What dataset.yaml says of how the folder was made: free in form, so nothing in it is counted on."""
+
+from typing import Any
+
+
+def option(made: dict[str, Any], *names: str) -> Any:
+    """Returns what stands under the names, one inside the other; None where there is no such thing."""
+    value: Any = made
+    for name in names:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
+def split_by(made: dict[str, Any]) -> str | None:
+    """Returns time, user_order or column; None where it is not said."""
+    by = option(made, "split", "by")
+    return by if by in ("time", "user_order", "column") else None
+
+
+def negatives_drawn(made: dict[str, Any]) -> bool:
+    """Returns whether impressions were drawn that the log does not have."""
+    return bool(option(made, "negatives"))
+
+
+def count(made: dict[str, Any], name: str) -> int:
+    """Returns one of `counts`, 0 where it is not said."""
+    value = option(made, "counts", name)
+    return value if isinstance(value, int) else 0
+
+
+def said(made: dict[str, Any]) -> dict[str, str]:
+    """Returns in words where the samples come from, and how groups, histories, splits and negatives were made."""
+    words = {"group": _group, "history": _history, "split": _split, "negatives": _negatives}
+    found = {"source": _text(made.get("source")) or "not said"}
+    for name, say in words.items():
+        value = made.get(name)
+        known = say(value) if isinstance(value, dict) else None
+        found[name] = known or _text(value) or "not said"
+    if "negatives" in made and not made["negatives"]:
+        found["negatives"] = "none drawn: the log's own"
+    left_out = [f"{count(made, 'rows_left_out'):,} rows"] if count(made, "rows_left_out") else []
+    if left_out:
+        filters = [
+            name
+            for name, on in (
+                ("drop_repeats", made.get("drop_repeats")),
+                ("unlisted: drop", made.get("unlisted") == "drop"),
+            )
+            if on
+        ]
+        found["left out"] = f"{left_out[0]}{' by ' + ', '.join(filters) if filters else ''}"
+    return found
+
+
+def _group(options: dict[str, Any]) -> str | None:
+    match options.get("by"):
+        case "event":
+            return "event: what a user is shown at one moment"
+        case "session":
+            return f"session: what a user is shown without a pause of {options.get('session_minutes')} minutes"
+        case "day":
+            return "day: what a user is shown on a UTC day"
+    return None
+
+
+def _history(options: dict[str, Any]) -> str | None:
+    length, days = options.get("max_length"), options.get("max_age_days")
+    if length is None:
+        return None
+    return f"the last {length} clicks before the group{f', at most {days} days old' if days else ''}"
+
+
+def _split(options: dict[str, Any]) -> str | None:
+    test, validation = (_number(options.get(name)) for name in ("test", "validation"))
+    match options.get("by"):
+        case "time":
+            return f"time: test is the last {test} UTC days, val the {validation} days before"
+        case "user_order":
+            return (
+                f"user_order: test is each user's last {test} groups (a share if below 1), val the {validation} before"
+            )
+        case "column":
+            return "column: as the source says"
+    return None
+
+
+def _negatives(options: dict[str, Any]) -> str | None:
+    if not {"per_positive", "by", "alive"} <= options.keys():
+        return None
+    alive = "items clicked on the same day" if options["alive"] == "same_day" else "all items that are ever clicked"
+    power = f"^{options.get('power')}" if options["by"] == "popularity" else ""
+    return f"DRAWN: {options['per_positive']} per positive, by {options['by']}{power}, among {alive}"
+
+
+def _number(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, (int, float)) else str(value)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_text(each)}" for name, each in value.items())
+    return "" if value is None else str(value)
