@@ -185,18 +185,25 @@ def _extract(options: argparse.Namespace) -> None:
 
 
 def _test_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run_dir")
+    parser.add_argument("run_dir", nargs="+")
+    parser.add_argument("--against", nargs="+", action="extend", default=[])
 
 
 def _test(options: argparse.Namespace) -> None:
     from dicm_kit import run
 
-    run.test(Path(options.run_dir))
+    given = [Path(each) for each in options.run_dir]
+    if options.against:
+        run.against(given, [Path(each) for each in options.against])
+        return
+    for each in given:
+        run.test(each)
 
 
 def _compare_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("arguments", nargs="+")
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--markdown")
 
 
 def _compare(options: argparse.Namespace) -> None:
@@ -209,7 +216,8 @@ def _compare(options: argparse.Namespace) -> None:
     from dicm_kit import run
     from dicm_kit.recipe.load import find_recipe
 
-    run.compare([find_recipe(each) for each in recipes], overrides, options.seeds)
+    markdown = Path(options.markdown) if options.markdown else None
+    run.compare([find_recipe(each) for each in recipes], overrides, options.seeds, markdown)
 
 
 def _cp_arguments(parser: argparse.ArgumentParser) -> None:
@@ -249,10 +257,18 @@ def _check(options: argparse.Namespace) -> int | None:
 
 def _check_recipe(name: str, overrides: Sequence[str]) -> None:
     from dicm_kit.recipe.build import rehearse
+    from dicm_kit.recipe.comparison import is_comparison, load_comparison
     from dicm_kit.recipe.describe import plan
     from dicm_kit.recipe.load import find_recipe, load
 
-    loaded = load(find_recipe(name), overrides)
+    path = find_recipe(name)
+    if is_comparison(path):
+        comparison = load_comparison(path, overrides)
+        for row in comparison.rows:
+            rehearse(row.loaded)
+        print(f"{path} is in order.\n\n{comparison}\n\nNext: dicm compare {shlex.join([str(path), *overrides])}")
+        return
+    loaded = load(path, overrides)
     rehearse(loaded)
     print(f"{loaded.path} is in order.\n\n{plan(loaded)}\n")
     print(f"Next: dicm run {shlex.join([str(loaded.path), *overrides])}")
@@ -383,11 +399,12 @@ Next: dicm test RUN_DIR
     "check": Command(
         "say what a recipe will do, or what is wrong with it; also for plugins and dataset folders",
         """
-Usage: dicm check RECIPE [KEY=VALUE ...]
+Usage: dicm check RECIPE|COMPARISON [KEY=VALUE ...]
        dicm check PLUGIN
        dicm check DATASET
 
 Of a recipe: reports every problem at once, or says in a few lines what running it will do. Nothing is written.
+Of a comparison file: the same, for each of its rows.
 Of a plugin, a file or the name of an installed one: loads it and lists its components.
 Of a dataset folder, whoever wrote it: audits it. Says what it holds, looks for errors of format and for leakage, and
 warns of what matters (docs/reference/audit.md). The exit code is 1 when something must be mended.
@@ -528,17 +545,25 @@ Next: dicm run RECIPE
         _extract,
     ),
     "test": Command(
-        "test a trained run again",
+        "test a trained run again, or compare it with others",
         """
-Usage: dicm test RUN_DIR
+Usage: dicm test RUN_DIR [RUN_DIR ...] [--against RUN_DIR [RUN_DIR ...]]
 
-Tests the best checkpoint of a run on the test split, prints the table and writes test.json into the run folder.
+Tests the best checkpoint of each run on the test split, prints the table and writes test.json and
+test_predictions.parquet into the run folder.
+
+With --against, prints the difference of every metric to another run, with 95 % intervals over users, and writes it to
+against-OTHER.json in the first run folder. Nothing is trained or tested: the predictions of both are all it needs.
 
   RUN_DIR      the run folder of a training
+  --against    the runs to compare with; on both sides a folder may also hold seed-* runs, as `dicm compare` makes
+               them: seeds are then compared in pairs
   --traceback  show where an error comes from
 
 Examples:
   dicm test runs/quickstart
+  dicm test runs/dicm --against runs/baseline
+  dicm test runs/dicm/seed-7 runs/dicm/seed-8 --against runs/baseline/seed-7 runs/baseline/seed-8
 
 Next: dicm compare RECIPE RECIPE
 """,
@@ -548,21 +573,26 @@ Next: dicm compare RECIPE RECIPE
     "compare": Command(
         "run several recipes and put their results into one table",
         """
-Usage: dicm compare RECIPE [RECIPE ...] [--seeds N] [KEY=VALUE ...]
+Usage: dicm compare RECIPE [RECIPE ...] [--seeds N] [--markdown FILE] [KEY=VALUE ...]
+       dicm compare COMPARISON          [--seeds N] [--markdown FILE] [KEY=VALUE ...]
 
-Runs the recipes one after the other, each with N seeds, and prints one table of their test results. Runs that are
-done already are not done again.
+Runs the recipes, or the rows of a comparison file, one after the other, each with N seeds, and prints one table of
+their test results, with the differences to the first. Runs that are done already are not done again; one that was
+cut off goes on.
 
-  RECIPE       a YAML file, or its name below recipes/
-  KEY=VALUE    overrides any key, in every recipe
-  --seeds N    runs of each recipe, with seeds seed, seed + 1, ...; default 1
-  --traceback  show where an error comes from
+  RECIPE           a YAML file, or its name below recipes/
+  COMPARISON       a YAML file with rows of overrides (docs/reference/comparison.md), or its name below recipes/
+  KEY=VALUE        overrides any key, in every row
+  --seeds N        runs of each row, with seeds seed, seed + 1, ...; default 1
+  --markdown FILE  writes the table as Markdown, too
+  --traceback      show where an error comes from
 
 Examples:
   dicm compare recipes/quickstart.yaml recipes/quickstart_ids.yaml
   dicm compare recipes/quickstart.yaml recipes/quickstart_ids.yaml --seeds 3 trainer.max_epochs=2
+  dicm compare recipes/quickstart/compare.yaml --seeds 3 --markdown table.md
 
-Next: dicm test RUN_DIR
+Next: dicm test RUN_DIR --against RUN_DIR
 """,
         _compare_arguments,
         _compare,

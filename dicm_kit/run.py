@@ -1,9 +1,8 @@
 """The commands that do something with a recipe or a run; `cli.py` hands the command line on to them."""
 
+import json
 import logging
 import os
-import subprocess
-import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -11,25 +10,23 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from rich.console import Console
 
-from dicm_kit.artifacts.results import Row, print_comparison
-from dicm_kit.artifacts.run_folder import RECIPE_FILE, claimed, read_result
+from dicm_kit.artifacts.difference import Difference, Side, contents, differences
+from dicm_kit.artifacts.results import Row, comparison_markdown, print_against, print_comparison
+from dicm_kit.artifacts.run_folder import RECIPE_FILE, claimed, runs_in
+from dicm_kit.compare import compared, plan_file, plan_recipes
 from dicm_kit.data.audit import AUDIT_FILE, complaints, is_audited, text, write_audit
 from dicm_kit.data.dataset import Dataset
 from dicm_kit.data.options import PrepareOptions
 from dicm_kit.data.prepare import prepare as prepare_dataset
-from dicm_kit.errors import DataError, FieldError, RunError
+from dicm_kit.errors import DataError, FieldError, RecipeError, RunError, some
 from dicm_kit.memory import keep_pages
 from dicm_kit.recipe.build import rehearse
+from dicm_kit.recipe.comparison import is_comparison, load_comparison
 from dicm_kit.recipe.load import LoadedRecipe, dump, load
 from dicm_kit.recipe.schema import Recipe
 from dicm_kit.session import Pictures, Session, is_first
-from dicm_kit.training.checkpoint import (
-    find_resumable,
-)
 from dicm_kit.whole_file import write_whole
 
 
@@ -95,68 +92,37 @@ def test(run_dir: Path) -> dict[str, Any]:
         return session.test(session.best_checkpoint())
 
 
-def compare(paths: Sequence[Path], overrides: Sequence[str], seeds: int) -> list[Row]:
-    """Runs each recipe with each seed, each in a process of its own, and prints them in one table.
+def against(runs: Sequence[Path], others: Sequence[Path]) -> dict[str, Difference]:
+    """Prints how tested runs differ from others, and writes it into the first folder; nothing is trained or tested.
 
-    A run of the same resolved recipe that has ended is taken as it is; one that was cut off goes on.
+    Each side is one or more run folders, or folders with `seed-*` runs; runs are compared in pairs.
     """
-    console, rows, oracle = Console(), [], None
-    for path, name in zip(paths, _names(paths), strict=True):
-        results = []
-        for number in range(seeds):
-            asked = _of_seed(path, overrides, number, seeds)
-            results.append(_finished(path, asked) or _run_apart(path, asked, console))
-        oracle = results[0].get("oracle") or oracle
-        speed = float(np.mean([each["impressions_per_second"] for each in results]))
-        rows.append(Row(name, [each["test"] for each in results], speed))
-    print_comparison(rows, oracle, console)
+    ours, other = (Side([run for folder in given for run in runs_in(folder)]) for given in (runs, others))
+    found = differences(ours, other)
+    called = others[0].resolve()
+    name = f"{called.parent.name}-{called.name}" if called.name.startswith("seed-") else called.name
+    file = runs[0] / f"against-{name}.json"
+    write_whole(file, json.dumps(contents(ours, other, found), indent=2) + "\n")
+    print_against(some(runs, 1), some(others, 1), found)
+    print(f"All slices: {file}")
+    return found
+
+
+def compare(paths: Sequence[Path], overrides: Sequence[str], seeds: int, markdown: Path | None = None) -> list[Row]:
+    """Runs recipes, or the rows of one comparison file, with each seed, and prints them in one table."""
+    if any(is_comparison(path) for path in paths):
+        if len(paths) > 1:
+            raise RecipeError("a comparison file is given alone", where="command line", todo="It names its recipes.")
+        comparison = load_comparison(paths[0], overrides)
+        planned, first = plan_file(comparison, seeds), comparison.against
+    else:
+        planned = plan_recipes(paths, overrides, seeds)
+        first = planned[0].name
+    rows, oracle = compared(planned, first)
+    print_comparison(rows, oracle, first)
+    if markdown is not None:
+        write_whole(markdown, comparison_markdown(rows, oracle, first))
     return rows
-
-
-# --- compare ---
-
-
-def _names(paths: Sequence[Path]) -> list[str]:
-    """Returns the recipes' names for a table: `dicm`, or with their folders where two are called alike."""
-    stems = [path.stem for path in paths]
-    return stems if len(set(stems)) == len(stems) else [str(path.with_suffix("")) for path in paths]
-
-
-def _of_seed(path: Path, overrides: Sequence[str], number: int, seeds: int) -> list[str]:
-    """Returns the overrides of the n-th seed: the recipe's own seed first, each in a folder of its own."""
-    recipe = load(path, overrides).recipe
-    if seeds == 1:
-        return list(overrides)
-    seed = recipe.seed + number
-    return [*overrides, f"seed={seed}", f"run_dir={recipe.run_dir}/seed-{seed}"]
-
-
-def _finished(path: Path, overrides: Sequence[str]) -> dict[str, Any] | None:
-    loaded = load(path, overrides)
-    folder = Path(loaded.recipe.run_dir)
-    if not (folder / RECIPE_FILE).is_file():
-        return None
-    if (folder / RECIPE_FILE).read_text() != dump(loaded.recipe, base=loaded.path.parent):
-        raise RunError(
-            f"holds a run of another recipe or of other overrides than {path} now",
-            where=str(folder),
-            todo="Delete it, or choose another `run_dir`.",
-        )
-    return read_result(folder)
-
-
-def _run_apart(path: Path, overrides: Sequence[str], console: Console) -> dict[str, Any]:
-    folder = Path(load(path, overrides).recipe.run_dir)
-    again = []
-    if (folder / RECIPE_FILE).is_file():  # of the same recipe, and cut off
-        again = ["--resume"] if find_resumable(folder) else ["--overwrite"]
-    command = ["run", str(path), *overrides, *again]
-    console.rule(f"dicm {' '.join(command)}", align="left")
-    ended = subprocess.run([sys.executable, "-m", "dicm_kit", *command], check=False)
-    result = read_result(folder)
-    if ended.returncode or result is None:
-        raise RunError(f"ended with exit code {ended.returncode}; the table needs every run", where=f"dicm run {path}")
-    return result
 
 
 # --- the machine ---

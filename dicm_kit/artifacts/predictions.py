@@ -3,14 +3,17 @@
 Intervals and differences of runs are computed from these files; neither model nor dataset is needed.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
-from dicm_kit.errors import RunError
+from dicm_kit.artifacts.run_folder import RECIPE_FILE
+from dicm_kit.errors import RunError, some
 from dicm_kit.training.slices import Impressions
 from dicm_kit.whole_file import write_whole
 
@@ -93,7 +96,9 @@ def check_same_rows(one: Predictions, other: Predictions) -> None:
 
 def _difference(one: Predictions, other: Predictions) -> str | None:
     if one.fingerprint != other.fingerprint:
-        return f"the dataset's fingerprint is {other.fingerprint}, there it is {one.fingerprint}"
+        keys = some(_other_keys(_data_keys(other.run_dir), _data_keys(one.run_dir)))
+        said = f" ({keys})" if keys else ""
+        return f"the dataset's fingerprint is {other.fingerprint}, there it is {one.fingerprint}{said}"
     sizes = len(one.rows["user"]), len(other.rows["user"])
     if sizes[0] != sizes[1]:
         return f"{sizes[1]:,} impressions, there {sizes[0]:,}"
@@ -105,3 +110,22 @@ def _difference(one: Predictions, other: Predictions) -> str | None:
     first = int(differ.argmax())
     here, there = (", ".join(f"{name} {each.rows[name][first]}" for name in _SAME) for each in (other, one))
     return f"{differ.sum():,} of {sizes[0]:,} differ, the first is {here}, there {there}"
+
+
+def _data_keys(run_dir: Path) -> dict[str, Any]:
+    """Returns the keys of `data` in a run's recipe, dotted."""
+    recipe = yaml.safe_load((run_dir / RECIPE_FILE).read_text())
+    return dict(_flat("data", recipe.get("data")))
+
+
+def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _flat(f"{name}.{key}", inner)
+    else:
+        yield name, value
+
+
+def _other_keys(here: dict[str, Any], there: dict[str, Any]) -> list[str]:
+    names = [name for name in here | there if here.get(name) != there.get(name)]
+    return [f"{name}: {here.get(name)}, there {there.get(name)}" for name in names]

@@ -76,7 +76,7 @@ def print_result(result: Mapping[str, Any], console: Console | None = None) -> N
 
 
 def print_comparison(
-    rows: Sequence[Row], oracle: Mapping[str, Any] | None, console: Console | None = None, against: str | None = None
+    rows: Sequence[Row], oracle: Mapping[str, Any] | None, against: str, console: Console | None = None
 ) -> None:
     """Prints one line per recipe, and the oracle's: AUC, and GAUC over all, seen and new targets.
 
@@ -96,7 +96,7 @@ def print_comparison(
     console.print(table)
     console.print("seen, new: impressions of items that training has seen, and has not.")
     if any(row.differences for row in rows):
-        _print_differences(rows, against or rows[0].name, several, console)
+        _print_differences(rows, against, several, console)
 
 
 def _print_differences(rows: Sequence[Row], against: str, several: bool, console: Console) -> None:
@@ -160,7 +160,9 @@ def recovered(baseline: Row, model: Row, reference: Row) -> float:
 
 
 def _table(title: str, first: str) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    table = Table(
+        title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0)
+    )
     table.add_column(first, no_wrap=True)
     return table
 

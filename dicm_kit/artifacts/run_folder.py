@@ -49,7 +49,7 @@ def claimed(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[None]:
         lock.truncate(0)
         lock.write(f"{os.getpid()}\n")
         lock.flush()
-        held = sorted(path.name for path in folder.iterdir() if path.name != _LOCK)
+        held = sorted(path.name for path in _own(folder))
         if held == [RECIPE_FILE]:  # a run that ended before its first step, by a wrong log for one: nothing is lost
             held = []
         if held and overwrite:
@@ -100,6 +100,18 @@ def write_result(folder: Path, result: dict[str, Any]) -> None:
     write_whole(folder / RESULT_FILE, json.dumps(result, indent=2) + "\n")
 
 
+def _own(folder: Path) -> list[Path]:
+    """Returns what belongs to the run in this folder: not the lock, not other runs below, not comparisons of those."""
+    return [
+        path
+        for path in folder.iterdir()
+        if path.name != _LOCK
+        and not (path / RECIPE_FILE).is_file()
+        and not any(path.glob(f"seed-*/{RECIPE_FILE}"))
+        and not (path.match("against-*.json") and not (folder / RECIPE_FILE).is_file())
+    ]
+
+
 def _empty(folder: Path) -> None:
     if not (folder / RECIPE_FILE).is_file():
         raise RunError(
@@ -107,9 +119,7 @@ def _empty(folder: Path) -> None:
             where=str(folder),
             todo="Choose another run_dir, or delete it yourself.",
         )
-    for path in folder.iterdir():
-        if path.name == _LOCK:
-            continue
+    for path in _own(folder):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:

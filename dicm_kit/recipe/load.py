@@ -48,13 +48,15 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> LoadedRecipe:
         RecipeError: it cannot be read, or has problems; it then shows all of them.
     """
     path = Path(path)
-    text = _text(path)
+    text = read_text(path)
     problems: list[Problem] = []
     tree = parse(text, problems)
     if tree is None:
         raise report(str(path), text, overrides, problems)
     for index, argument in enumerate(overrides):
         override(tree, argument, index, problems)
+    if "compare" in tree.entries and "dicm" not in tree.entries:
+        raise RecipeError("is a comparison, not a recipe", where=str(path), todo=f"Run it with `dicm compare {path}`.")
     _check_format(tree, str(path), text, overrides)
     registry, unloaded = _registry(tree, path.parent, problems)
     reader = typed.Reader(registry, problems, unloaded)
@@ -79,7 +81,8 @@ def dump(recipe: Recipe, base: Path | None = None) -> str:
     return f"# Every key of the recipe, written by dicm_kit {__version__}.\n{body}"
 
 
-def _text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """Returns a recipe's text; RecipeError with the nearest name when there is none."""
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:

@@ -28,6 +28,18 @@ class Problem:
     todo: str | None = None
 
 
+class Override(str):
+    """`key=value` that stands in a file, and where; a plain string is one of the command line."""
+
+    def __new__(cls, text: str, where: str) -> "Override":
+        """Takes `FILE:LINE` beside the text."""
+        made = super().__new__(cls, text)
+        made.where = where
+        return made
+
+    where: str
+
+
 def report(name: str, text: str, overrides: Sequence[str], problems: Sequence[Problem]) -> RecipeError:
     """Returns the error that shows every problem with its place and source line; `name` is the recipe's path."""
     lines = text.splitlines()
@@ -41,7 +53,8 @@ def _shown(name: str, lines: list[str], overrides: Sequence[str], problem: Probl
     mark = problem.mark
     if mark.line is None:
         source = overrides[mark.override] if mark.override is not None else None
-        where, frame = "command line", f"  > {source}" if source is not None else None
+        where = source.where if isinstance(source, Override) else "command line"
+        frame = f"  > {source}" if source is not None else None
     else:
         where = f"{name}:{mark.line}"
         frame = f"  > {mark.line:3} | {lines[mark.line - 1]}" if mark.line <= len(lines) else None

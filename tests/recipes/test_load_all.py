@@ -4,20 +4,25 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 from little_log import fit_log
 
 from dicm_kit.data.sources.log_config import LogConfig
 from dicm_kit.recipe.build import rehearse
+from dicm_kit.recipe.comparison import is_comparison, load_comparison
 from dicm_kit.recipe.load import dump, load
 
 REPOSITORY = Path(__file__).parents[2]
-RECIPES = sorted(each for folder in ("recipes", "plugins") for each in (REPOSITORY / folder).rglob("*.yaml"))
+FILES = sorted(each for folder in ("recipes", "plugins") for each in (REPOSITORY / folder).rglob("*.yaml"))
+COMPARISONS = [each for each in FILES if is_comparison(each)]
+RECIPES = [each for each in FILES if each not in COMPARISONS]
 HEADER = ("Paper", "Needs", "Run", "Try", "Expect")
 
 
 def test_all_are_found() -> None:
     """A recipe that moves or goes changes this number: nobody loses one unnoticed."""
-    assert len(RECIPES) == 5, [str(each.relative_to(REPOSITORY)) for each in RECIPES]
+    assert len(RECIPES) == 10, [str(each.relative_to(REPOSITORY)) for each in RECIPES]
+    assert len(COMPARISONS) == 1, [str(each.relative_to(REPOSITORY)) for each in COMPARISONS]
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.relative_to(REPOSITORY)))
@@ -36,7 +41,14 @@ def test_it_loads_and_can_be_built(path: Path, tmp_path: Path) -> None:
     assert dump(again) == dump(loaded.recipe)
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.relative_to(REPOSITORY)))
+@pytest.mark.parametrize("path", COMPARISONS, ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_every_row_of_a_comparison_can_be_built(path: Path) -> None:
+    base = path.parent / yaml.safe_load(path.read_text())["base"]
+    for row in load_comparison(path, [f"{key}=given" for key in _to_be_given(base)]).rows:
+        rehearse(row.loaded)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(REPOSITORY)))
 def test_its_header_says_what_to_know_before_running_it(path: Path) -> None:
     header = re.match(r"(#.*\n)+", path.read_text())
     assert header, "a recipe opens with a comment"

@@ -31,7 +31,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """Puts a recorder in the place of run.py and returns what it was called with."""
     made: list[tuple[Any, ...]] = []
     fake = ModuleType("dicm_kit.run")
-    for name in ("run", "prepare", "extract", "test", "compare"):
+    for name in ("run", "prepare", "extract", "test", "against", "compare"):
         setattr(fake, name, lambda *values, _name=name, **named: made.append((_name, *values, named)))
     monkeypatch.setitem(sys.modules, "dicm_kit.run", fake)
     monkeypatch.setattr(dicm_kit, "run", fake, raising=False)
@@ -101,10 +101,28 @@ def test_prepare_and_extract_hand_on_the_recipe(command: str, calls: list[tuple[
 def test_test_and_compare(calls: list[tuple[Any, ...]]) -> None:
     assert cli.main(["test", "runs/x"]) == 0
     assert cli.main(["compare", EXAMPLE, "trainer.max_steps=3", "--seeds", "2", EXAMPLE, "batch_size=64"]) == 0
+    assert cli.main(["compare", "quickstart/compare.yaml", "--markdown", "table.md"]) == 0
     assert calls == [
         ("test", Path("runs/x"), {}),
-        ("compare", [Path(EXAMPLE), Path(EXAMPLE)], ["trainer.max_steps=3", "batch_size=64"], 2, {}),
+        ("compare", [Path(EXAMPLE), Path(EXAMPLE)], ["trainer.max_steps=3", "batch_size=64"], 2, None, {}),
+        ("compare", [Path("recipes/quickstart/compare.yaml")], [], 1, Path("table.md"), {}),
     ]
+
+
+def test_runs_are_tested_or_compared_with_others(calls: list[tuple[Any, ...]]) -> None:
+    assert cli.main(["test", "runs/x", "runs/y"]) == 0
+    assert cli.main(["test", "runs/x", "runs/y", "--against", "runs/a", "--against", "runs/b"]) == 0
+    assert cli.main(["test", "runs/x", "--against", "runs/a", "runs/b"]) == 0
+    x, y, a, b = (Path(f"runs/{name}") for name in "xyab")
+    assert calls == [("test", x, {}), ("test", y, {}), ("against", [x, y], [a, b], {}), ("against", [x], [a, b], {})]
+
+
+def test_check_of_a_comparison_lists_its_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["check", "recipes/quickstart/compare.yaml", "trainer.max_epochs=1"]) == 0
+    text = capsys.readouterr().out
+    assert "5 rows, differences to baseline:" in text
+    assert "shuffled     recipes/quickstart/dicm.yaml images.shuffle=1 trainer.max_epochs=1" in text
+    assert "Next: dicm compare recipes/quickstart/compare.yaml trainer.max_epochs=1" in text
 
 
 @pytest.mark.parametrize(
@@ -134,6 +152,8 @@ WRONG = {
     "wrong_recipe": ["run", EXAMPLE, "trainer.devices=two"],
     "no_such_recipe": ["run", "plugins/example_aggregator/recpe.yaml"],
     "compare_without_recipe": ["compare", "trainer.max_steps=3"],
+    "run_a_comparison": ["run", "recipes/quickstart/compare.yaml"],
+    "against_nothing": ["test", "runs/x", "--against"],
     "compare_seeds": ["compare", EXAMPLE, "--seeds", "0"],
     "check_no_plugin": ["check", "dicm-nowhere"],
     "check_override_of_a_plugin": ["check", "dicm-nowhere", "a=1"],

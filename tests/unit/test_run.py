@@ -1,115 +1,42 @@
-"""What run.py adds to its parts: compare, the machine's threads."""
+"""What run.py adds to its parts: `--against`, the machine's threads."""
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from recipes.debug_runs import debug
+from unit.artifacts.predicted import rows, run_folder
 
 from dicm_kit import run
-from dicm_kit.artifacts.run_folder import write_result
 from dicm_kit.errors import RecipeError, RunError
-from dicm_kit.recipe.load import dump, load
-from dicm_kit.whole_file import write_whole
 
-# --- compare ---
+# --- against ---
 
 
-@pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """Puts a process that only writes the folder's recipe and result in the place of a training; notes its command."""
-    monkeypatch.setenv("COLUMNS", "200")
-    commands: list[list[str]] = []
-
-    def finish(command: list[str], check: bool) -> Any:
-        arguments = command[command.index("run") + 1 :]
-        overrides = [each for each in arguments[1:] if not each.startswith("--")]
-        loaded = load(Path(arguments[0]), overrides)
-        folder = Path(loaded.recipe.run_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / "recipe.yaml", dump(loaded.recipe, base=loaded.path.parent))
-        gauc = 0.6 + loaded.recipe.seed / 100
-        write_result(
-            folder, {"test": {"gauc": gauc, "auc": gauc}, "impressions_per_second": 10.0, "oracle": {"gauc": 0.9}}
-        )
-        commands.append(arguments)
-        return type("Ended", (), {"returncode": 0})
-
-    monkeypatch.setattr(run.subprocess, "run", finish)
-    return commands
+def test_runs_with_seeds_against_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed in (9, 10):
+        run_folder(tmp_path / f"dicm/seed-{seed}", rows(2.0, noise=seed))
+        run_folder(tmp_path / f"base/seed-{seed - 3}", rows(1.0, noise=seed))
+    found = run.against([tmp_path / "dicm"], [tmp_path / "base"])
+    content = json.loads((tmp_path / "dicm/against-base.json").read_text())
+    assert content["run"] == [str(tmp_path / f"dicm/seed-{seed}") for seed in (9, 10)]
+    assert content["against"] == [str(tmp_path / f"base/seed-{seed}") for seed in (6, 7)]
+    assert content["differences"]["gauc"]["difference"] == found["gauc"].value > 0
+    assert content["differences"]["gauc"]["interval"] == list(found["gauc"].interval or ())
+    out = capsys.readouterr().out
+    assert f"{found['gauc'].value:+.4f}".replace("0.", ".") in out
+    assert "against-base.json" in out
+    # The same runs, named one by one.
+    sides = [[tmp_path / each for each in names] for names in (("dicm/seed-9", "dicm/seed-10"), ("base",))]
+    assert run.against(*sides) == found
+    run.against([tmp_path / "dicm/seed-9"], [tmp_path / "base/seed-7"])
+    assert (tmp_path / "dicm/seed-9/against-base-seed-7.json").is_file()
 
 
-def recipe(folder: Path) -> Path:
-    write_whole(folder / "tiny.yaml", dump(debug(folder).recipe))
-    return folder / "tiny.yaml"
-
-
-def test_compare_runs_each_seed_in_a_folder_of_its_own(
-    tmp_path: Path, started: list[list[str]], capsys: pytest.CaptureFixture[str]
-) -> None:
-    (row,) = run.compare([recipe(tmp_path)], ["seed=3"], seeds=2)
-    assert [each["gauc"] for each in row.results] == pytest.approx([0.63, 0.64])
-    assert [command[-1] for command in started] == [f"run_dir={tmp_path}/run/seed-{seed}" for seed in (3, 4)]
-    text = capsys.readouterr().out
-    assert "0.6350 ±.0071" in text
-    assert "0.9000" in text
-
-
-def test_compare_takes_finished_runs_as_they_are(tmp_path: Path, started: list[list[str]]) -> None:
-    first = run.compare([recipe(tmp_path)], [], seeds=1)
-    assert len(started) == 1
-    assert run.compare([recipe(tmp_path)], [], seeds=1) == first
-    assert len(started) == 1
-
-
-def test_compare_goes_on_with_a_run_that_was_cut_off(
-    tmp_path: Path, started: list[list[str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run.compare([recipe(tmp_path)], [], seeds=1)
-    (tmp_path / "run/test.json").unlink()
-    run.compare([recipe(tmp_path)], [], seeds=1)
-    (tmp_path / "run/test.json").unlink()
-    monkeypatch.setattr(run, "find_resumable", lambda folder: folder / "checkpoints/last.ckpt")
-    run.compare([recipe(tmp_path)], [], seeds=1)
-    assert [[each for each in command if each.startswith("--")] for command in started] == [
-        [],
-        ["--overwrite"],  # cut off before its first checkpoint
-        ["--resume"],
-    ]
-
-
-def test_compare_refuses_the_run_of_another_recipe(tmp_path: Path, started: list[list[str]]) -> None:
-    run.compare([recipe(tmp_path)], [], seeds=1)
-    with pytest.raises(RunError, match="holds a run of another recipe") as caught:
-        run.compare([recipe(tmp_path)], ["batch_size=64"], seeds=1)
-    assert str(tmp_path / "run") in str(caught.value)
-    assert len(started) == 1
-
-
-def test_compare_refuses_to_go_on_with_the_unfinished_run_of_another_recipe(
-    tmp_path: Path, started: list[list[str]]
-) -> None:
-    run.compare([recipe(tmp_path)], [], seeds=1)
-    (tmp_path / "run/test.json").unlink()
-    with pytest.raises(RunError, match="holds a run of another recipe"):
-        run.compare([recipe(tmp_path)], ["batch_size=64"], seeds=1)
-    assert len(started) == 1
-
-
-def test_two_recipes_of_one_comparison_need_two_folders(tmp_path: Path, started: list[list[str]]) -> None:
-    one = recipe(tmp_path)
-    other = tmp_path / "other.yaml"
-    other.write_text(one.read_text().replace("batch_size: 128", "batch_size: 64"))
-    with pytest.raises(RunError, match="holds a run of another recipe"):
-        run.compare([one, other], [], seeds=1)
-
-
-def test_compare_stops_at_a_run_that_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run.subprocess, "run", lambda command, check: type("Ended", (), {"returncode": 3}))
-    with pytest.raises(RunError, match="ended with exit code 3"):
-        run.compare([recipe(tmp_path)], [], seeds=1)
+def test_a_folder_without_runs_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="is no run folder"):
+        run.against([run_folder(tmp_path / "a")], [tmp_path])
 
 
 # --- the machine ---

@@ -59,6 +59,14 @@ def test_other_rows_are_told(columns: dict[str, Any] | None, fingerprint: str, s
     assert str(tmp_path / "other") in str(caught.value)
 
 
+def test_another_dataset_is_told_by_the_keys_of_its_recipe(tmp_path: Path) -> None:
+    one, other = (run_folder(tmp_path / name, fingerprint=name) for name in ("d1", "d2"))
+    (one / "recipe.yaml").write_text("data: {name: log, split: {by: time, test: 1}, out: data/x}\n")
+    (other / "recipe.yaml").write_text("data: {name: log, split: {by: time, test: 2}, out: data/x, seed: 3}\n")
+    with pytest.raises(RunError, match=r"\(data.split.test: 2, there 1, data.seed: 3, there None\)"):
+        check_same_rows(read_predictions(one), read_predictions(other))
+
+
 def test_logits_and_histories_may_differ(tmp_path: Path) -> None:
     one = read_predictions(run_folder(tmp_path / "one"))
     other = rows(noise=1)

@@ -137,3 +137,17 @@ def test_the_runs_of_a_folder_come_in_the_order_of_their_seeds(tmp_path: Path) -
     assert runs_in(tmp_path / "seed-7") == [tmp_path / "seed-7"]
     with pytest.raises(RunError, match="is no run folder"):
         runs_in(tmp_path / "seed-11")
+
+
+@pytest.mark.parametrize("below", ["seed-7", "row/seed-7"])
+def test_runs_below_are_runs_of_their_own(below: str, tmp_path: Path) -> None:
+    (tmp_path / below).mkdir(parents=True)
+    (tmp_path / below / "recipe.yaml").write_text("dicm: 1\n")
+    (tmp_path / "against-other.json").write_text("{}")
+    claim(tmp_path)  # they are not in the way
+    (tmp_path / "recipe.yaml").write_text("dicm: 1\n")
+    (tmp_path / "metrics.csv").write_text("")
+    with pytest.raises(RunError, match="a run that was not finished"):
+        claim(tmp_path)
+    assert claim(tmp_path, overwrite=True) == {Path(below).parts[0]}
+    assert (tmp_path / below / "recipe.yaml").is_file()

@@ -1,0 +1,144 @@
+"""A comparison file -> its rows: which recipe, with which overrides; or one error with every problem."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from dicm_kit.errors import RecipeError, did_you_mean
+from dicm_kit.recipe import typed
+from dicm_kit.recipe.load import LoadedRecipe, load, read_text
+from dicm_kit.recipe.problems import Override, Problem, report
+from dicm_kit.recipe.tree import Entry, Items, Scalar, Section, parse
+from dicm_kit.registry import Registry
+
+FORMAT = 1
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+
+
+@dataclass
+class RowSection:
+    """A row: the base recipe, or another one, with overrides. A list alone is the overrides."""
+
+    recipe: str | None = None
+    """A recipe in place of `base`, relative to this file."""
+    overrides: list[str] = field(default_factory=list)
+    """`key=value`, as on the command line."""
+
+
+@dataclass
+class ComparisonSection:
+    """A comparison file, whole: a table of runs, each a recipe with overrides."""
+
+    compare: int
+    """Format of the file: 1."""
+    base: str
+    """The recipe of every row that names no other, relative to this file."""
+    rows: dict[str, RowSection]
+    """The rows by name, in the order of the table. A name is also the folder of the row's runs."""
+    against: str | None = None
+    """The row that differences are to; null: the first."""
+
+
+@dataclass(frozen=True)
+class ComparisonRow:
+    """One row, loaded and checked."""
+
+    name: str
+    loaded: LoadedRecipe
+    """With the row's overrides and the command line's, which win."""
+    own_folder: bool
+    """Whether the row itself says `run_dir`; else its runs lie in a folder of its name below the recipe's."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A comparison file without problems."""
+
+    path: Path
+    rows: list[ComparisonRow]
+    against: str
+
+    def __str__(self) -> str:
+        """A line for each row: its recipe and its overrides."""
+        width = max(len(row.name) for row in self.rows)
+        lines = [f"{row.name:{width}}  {row.loaded.path} {' '.join(row.loaded.overrides)}" for row in self.rows]
+        return "\n".join([f"{len(self.rows)} rows, differences to {self.against}:", *map(str.rstrip, lines)])
+
+
+def is_comparison(path: Path) -> bool:
+    """Returns whether a file says of itself that it is a comparison, by its key `compare`."""
+    return re.search(r"^compare\s*:", read_text(path), re.MULTILINE) is not None
+
+
+def load_comparison(path: Path, overrides: Sequence[str] = ()) -> Comparison:
+    """Returns the comparison at `path`, every row loaded with its own overrides and then `overrides`.
+
+    Raises:
+        RecipeError: the file or a row has problems; it then shows all of them.
+    """
+    text = read_text(path)
+    problems: list[Problem] = []
+    tree = parse(text, problems)
+    if tree is None:
+        todo = "Quote an override that holds brackets or braces: `'interest.images.queries=[image]'`."
+        raise report(str(path), text, (), [replace(each, todo=each.todo or todo) for each in problems])
+    section = _section(tree, problems)
+    for name, row in section.rows.items() if section.rows else ():
+        if row.recipe is not None:
+            _check_is_there(path, row.recipe, ("rows", name, "recipe"), tree, problems)
+    if isinstance(section.base, str):
+        _check_is_there(path, section.base, ("base",), tree, problems)
+    if problems:
+        raise report(str(path), text, (), problems)
+    rows = _loaded(path, section, tree, overrides)
+    return Comparison(path, rows, section.against or rows[0].name)
+
+
+def _section(tree: Section, problems: list[Problem]) -> ComparisonSection:
+    rows = tree.entries.get("rows")
+    if rows is not None and isinstance(rows.value, Section):
+        for entry in rows.value.entries.values():
+            if isinstance(entry.value, Items):
+                entry.value = Section(entry.mark, {"overrides": Entry(entry.mark, entry.value)})
+            elif isinstance(entry.value, Scalar) and entry.value.value is None:
+                entry.value = Section(entry.mark)
+    section = typed.Reader(Registry(), problems).top(ComparisonSection, tree)
+    if isinstance(section.compare, int) and section.compare != FORMAT:
+        what = f"the comparison is written in format {section.compare}, this dicm_kit reads {FORMAT}"
+        problems.append(Problem(typed.mark_of(tree, ("compare",)), what))
+    if section.rows == {} and not problems:
+        problems.append(Problem(typed.mark_of(tree, ("rows",)), "`rows` has no row", "Write `NAME: [KEY=VALUE, ...]`."))
+    for name in section.rows or {}:
+        if not _NAME.fullmatch(name):
+            what = f"`{name}` cannot be the name of a row: it is the name of a folder, too"
+            problems.append(Problem(typed.mark_of(tree, ("rows", name)), what, "Use letters, digits, `-` and `_`."))
+    if section.against is not None and section.rows and section.against not in section.rows:
+        near = did_you_mean(section.against, section.rows) or f"Rows: {', '.join(section.rows)}."
+        problems.append(Problem(typed.mark_of(tree, ("against",)), f"there is no row `{section.against}`", near))
+    return section
+
+
+def _check_is_there(path: Path, recipe: str, place: typed.Path, tree: Section, problems: list[Problem]) -> None:
+    file = path.parent / recipe
+    if not file.is_file():
+        beside = [str(each.relative_to(path.parent)) for each in path.parent.rglob("*.y*ml") if each != path]
+        near = did_you_mean(recipe.removeprefix("./"), beside) or "It is looked up from this file's folder."
+        problems.append(Problem(typed.mark_of(tree, place), f"there is no recipe `{recipe}`", near))
+
+
+def _loaded(path: Path, section: ComparisonSection, tree: Section, overrides: Sequence[str]) -> list[ComparisonRow]:
+    rows, errors = [], []
+    for name, row in section.rows.items():
+        marks = [typed.mark_of(tree, ("rows", name, "overrides", place)) for place in range(len(row.overrides))]
+        own = [Override(text, f"{path}:{mark.line}") for text, mark in zip(row.overrides, marks, strict=True)]
+        try:
+            loaded = load(path.parent / (row.recipe or section.base), [*own, *overrides])
+        except RecipeError as error:
+            errors.append(f"row `{name}`: {error.what}")
+            continue
+        rows.append(ComparisonRow(name, loaded, any(text.startswith("run_dir=") for text in row.overrides)))
+    if errors:
+        head = f"{len(errors)} of {len(section.rows)} rows cannot be run"
+        raise RecipeError("\n\n".join([head, *errors]), where=str(path))
+    return rows

@@ -1,0 +1,204 @@
+"""`dicm compare`: which runs are started, with which overrides, and what the table says of them."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from recipes.debug_runs import debug
+from unit.artifacts.predicted import rows
+
+from dicm_kit import compare as module
+from dicm_kit.artifacts.predictions import in_order, write_predictions
+from dicm_kit.artifacts.run_folder import write_result
+from dicm_kit.errors import RecipeError, RunError
+from dicm_kit.recipe.load import dump, load
+from dicm_kit.run import compare
+from dicm_kit.whole_file import write_whole
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Puts a process that only writes recipe, predictions and result in the place of a training; notes its command.
+
+    The model gets better with the seed and with `batch_size`.
+    """
+    monkeypatch.setenv("COLUMNS", "200")
+    commands: list[list[str]] = []
+
+    def finish(command: list[str], check: bool) -> Any:
+        arguments = command[command.index("run") + 1 :]
+        overrides = [each for each in arguments[1:] if not each.startswith("--")]
+        loaded = load(Path(arguments[0]), overrides)
+        folder = Path(loaded.recipe.run_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / "recipe.yaml", dump(loaded.recipe, base=loaded.path.parent))
+        gauc = 0.6 + loaded.recipe.seed / 100
+        skill = loaded.recipe.seed / 10 + loaded.recipe.batch_size / 100
+        write_predictions(folder, in_order(rows(skill)), str(loaded.recipe.data.out))
+        write_result(
+            folder, {"test": {"gauc": gauc, "auc": gauc}, "impressions_per_second": 10.0, "oracle": {"gauc": 0.9}}
+        )
+        commands.append(arguments)
+        return type("Ended", (), {"returncode": 0})
+
+    monkeypatch.setattr(module.subprocess, "run", finish)
+    return commands
+
+
+def recipe(folder: Path) -> Path:
+    write_whole(folder / "tiny.yaml", dump(debug(folder).recipe))
+    return folder / "tiny.yaml"
+
+
+def test_compare_runs_each_seed_in_a_folder_of_its_own(
+    tmp_path: Path, started: list[list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (row,) = compare([recipe(tmp_path)], ["seed=3"], seeds=2)
+    assert [each["gauc"] for each in row.results] == pytest.approx([0.63, 0.64])
+    assert [command[-1] for command in started] == [f"run_dir={tmp_path}/run/seed-{seed}" for seed in (3, 4)]
+    text = capsys.readouterr().out
+    assert "0.6350 ±.0071" in text
+    assert "0.9000" in text
+
+
+def test_compare_takes_finished_runs_as_they_are(tmp_path: Path, started: list[list[str]]) -> None:
+    first = compare([recipe(tmp_path)], [], seeds=1)
+    assert len(started) == 1
+    assert compare([recipe(tmp_path)], [], seeds=1) == first
+    assert len(started) == 1
+
+
+def test_compare_goes_on_with_a_run_that_was_cut_off(
+    tmp_path: Path, started: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compare([recipe(tmp_path)], [], seeds=1)
+    (tmp_path / "run/test.json").unlink()
+    compare([recipe(tmp_path)], [], seeds=1)
+    (tmp_path / "run/test.json").unlink()
+    monkeypatch.setattr(module, "find_resumable", lambda folder: folder / "checkpoints/last.ckpt")
+    compare([recipe(tmp_path)], [], seeds=1)
+    assert [[each for each in command if each.startswith("--")] for command in started] == [
+        [],
+        ["--overwrite"],  # cut off before its first checkpoint
+        ["--resume"],
+    ]
+
+
+def test_compare_refuses_the_run_of_another_recipe(tmp_path: Path, started: list[list[str]]) -> None:
+    compare([recipe(tmp_path)], [], seeds=1)
+    with pytest.raises(RunError, match="holds a run of another recipe") as caught:
+        compare([recipe(tmp_path)], ["batch_size=64"], seeds=1)
+    assert str(tmp_path / "run") in str(caught.value)
+    assert len(started) == 1
+
+
+def test_compare_refuses_to_go_on_with_the_unfinished_run_of_another_recipe(
+    tmp_path: Path, started: list[list[str]]
+) -> None:
+    compare([recipe(tmp_path)], [], seeds=1)
+    (tmp_path / "run/test.json").unlink()
+    with pytest.raises(RunError, match="holds a run of another recipe"):
+        compare([recipe(tmp_path)], ["batch_size=64"], seeds=1)
+    assert len(started) == 1
+
+
+def test_two_recipes_of_one_comparison_need_two_folders(tmp_path: Path, started: list[list[str]]) -> None:
+    one = recipe(tmp_path)
+    other = tmp_path / "other.yaml"
+    other.write_text(one.read_text().replace("batch_size: 128", "batch_size: 64"))
+    with pytest.raises(RunError, match="`tiny` and `other` are two recipes with one `run_dir`"):
+        compare([one, other], [], seeds=1)
+    assert started == []
+
+
+def test_compare_stops_at_a_run_that_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.subprocess, "run", lambda command, check: type("Ended", (), {"returncode": 3}))
+    with pytest.raises(RunError, match="ended with exit code 3"):
+        compare([recipe(tmp_path)], [], seeds=1)
+
+
+# --- comparison files ---
+
+
+def comparison(folder: Path, rows: str, *more: str) -> Path:
+    recipe(folder)
+    lines = ["compare: 1", "base: ./tiny.yaml", *more, "rows:", *(f"  {line}" for line in rows.splitlines())]
+    (folder / "table.yaml").write_text("\n".join(lines) + "\n")
+    return folder / "table.yaml"
+
+
+ROWS = "small: []\nlarge: [batch_size=256]"
+
+
+def test_rows_run_in_folders_of_their_names_and_seeds(tmp_path: Path, started: list[list[str]]) -> None:
+    found = compare([comparison(tmp_path, ROWS)], ["trainer.max_steps=3"], seeds=2)
+    assert [row.name for row in found] == ["small", "large"]
+    assert [command[1:] for command in started] == [
+        ["trainer.max_steps=3", "seed=7", f"run_dir={tmp_path}/run/small/seed-7"],
+        ["trainer.max_steps=3", "seed=8", f"run_dir={tmp_path}/run/small/seed-8"],
+        ["batch_size=256", "trainer.max_steps=3", "seed=7", f"run_dir={tmp_path}/run/large/seed-7"],
+        ["batch_size=256", "trainer.max_steps=3", "seed=8", f"run_dir={tmp_path}/run/large/seed-8"],
+    ]
+    assert compare([tmp_path / "table.yaml"], ["trainer.max_steps=3"], seeds=2) == found
+    assert len(started) == 4, "finished runs are taken as they are"
+    compare([tmp_path / "table.yaml"], ["trainer.max_steps=3"], seeds=3)
+    assert [command[-2] for command in started[4:]] == ["seed=9", "seed=9"]
+
+
+def test_the_table_says_differences_to_the_first_row(
+    tmp_path: Path, started: list[list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    small, large = compare([comparison(tmp_path, ROWS)], [], seeds=1, markdown=tmp_path / "table.md")
+    assert small.differences == {}
+    gauc = large.differences["gauc"]
+    assert gauc.interval is not None
+    assert 0 < gauc.interval[0] < gauc.value < gauc.interval[1]
+    out = capsys.readouterr().out
+    assert "difference to small" in out
+    assert f"{gauc.value:+.4f}".replace("0.", ".") in out
+    lines = (tmp_path / "table.md").read_text().splitlines()
+    assert lines[0].startswith("| recipe |")
+    assert f"{gauc.value:+.4f}".replace("0.", ".") in lines[3]
+
+
+def test_differences_are_to_the_row_that_is_named(tmp_path: Path, started: list[list[str]]) -> None:
+    small, large = compare([comparison(tmp_path, ROWS, "against: large")], [], seeds=1)
+    assert large.differences == {}
+    assert small.differences["gauc"].value < 0
+    assert "large" in started[0][-1], "it runs first"
+
+
+def test_a_row_may_have_a_recipe_and_a_folder_of_its_own(tmp_path: Path, started: list[list[str]]) -> None:
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more/own.yaml").write_text(dump(debug(tmp_path, "batch_size=64").recipe))
+    text = f"small: []\nown: {{recipe: ./more/own.yaml, overrides: [run_dir={tmp_path}/mine]}}\nthird:"
+    compare([comparison(tmp_path, text)], [], seeds=1)
+    assert [Path(command[0]).name for command in started] == ["tiny.yaml", "own.yaml", "tiny.yaml"]
+    assert started[1][-1] == f"run_dir={tmp_path}/mine/seed-7"
+
+
+def test_the_command_line_has_the_last_word(tmp_path: Path, started: list[list[str]]) -> None:
+    compare([comparison(tmp_path, ROWS)], ["batch_size=64", f"run_dir={tmp_path}/elsewhere"], seeds=1)
+    recipes = [load(tmp_path / "elsewhere" / name / "seed-7/recipe.yaml").recipe for name in ("small", "large")]
+    assert [each.batch_size for each in recipes] == [64, 64]
+
+
+def test_runs_on_other_data_are_refused(tmp_path: Path, started: list[list[str]]) -> None:
+    file = comparison(tmp_path, f"small: []\nother: [data.out={tmp_path}/data2]")
+    with pytest.raises(RunError, match="was not tested on the impressions of") as caught:
+        compare([file], [], seeds=1)
+    assert f"data.out: {tmp_path}/data2, there {tmp_path}/data" in str(caught.value)
+
+
+def test_nothing_runs_when_a_row_is_wrong(tmp_path: Path, started: list[list[str]]) -> None:
+    with pytest.raises(RecipeError, match="2 of 3 rows cannot be run"):
+        compare([comparison(tmp_path, "small: []\nlarge: [batch_sise=1]\nother: [net.name=lrr]")], [], seeds=1)
+    with pytest.raises(RecipeError, match=r"target\.x"):
+        compare([comparison(tmp_path, "small: []\nlarge: ['interest.images.queries=[target.x]']")], [], seeds=1)
+    assert started == []
+
+
+def test_a_comparison_file_is_given_alone(tmp_path: Path) -> None:
+    file = comparison(tmp_path, ROWS)
+    with pytest.raises(RecipeError, match="a comparison file is given alone"):
+        compare([file, tmp_path / "tiny.yaml"], [], seeds=1)
