@@ -74,6 +74,8 @@ def is_comparison(path: Path) -> bool:
 def load_comparison(path: Path, overrides: Sequence[str] = ()) -> Comparison:
     """Returns the comparison at `path`, every row loaded with its own overrides and then `overrides`.
 
+    A row without pictures does not get those inside `images`.
+
     Raises:
         RecipeError: the file or a row has problems; it then shows all of them.
     """
@@ -133,7 +135,7 @@ def _loaded(path: Path, section: ComparisonSection, tree: Section, overrides: Se
         marks = [typed.mark_of(tree, ("rows", name, "overrides", place)) for place in range(len(row.overrides))]
         own = [Override(text, f"{path}:{mark.line}") for text, mark in zip(row.overrides, marks, strict=True)]
         try:
-            loaded = load(path.parent / (row.recipe or section.base), [*own, *overrides])
+            loaded = _load_row(path.parent / (row.recipe or section.base), own, overrides)
         except RecipeError as error:
             errors.append(f"row `{name}`: {error.what}")
             continue
@@ -142,3 +144,18 @@ def _loaded(path: Path, section: ComparisonSection, tree: Section, overrides: Se
         head = f"{len(errors)} of {len(section.rows)} rows cannot be run"
         raise RecipeError("\n\n".join([head, *errors]), where=str(path))
     return rows
+
+
+def _load_row(recipe: Path, own: Sequence[str], overrides: Sequence[str]) -> LoadedRecipe:
+    """Returns a row's recipe. Overrides inside `images` are left out for a row without pictures: they hold for the
+    others, and would make half a section of none."""
+    others = [text for text in overrides if not text.startswith("images.")]
+    if len(others) < len(overrides):
+        try:
+            without = load(recipe, [*own, *others])
+        except RecipeError:  # such as a value that only an override of `images` gives; the whole list says what is wrong
+            pass
+        else:
+            if without.recipe.images is None:
+                return without
+    return load(recipe, [*own, *overrides])

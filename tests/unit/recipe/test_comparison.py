@@ -54,6 +54,17 @@ def test_rows_are_recipes_with_overrides(folder: Path) -> None:
     assert lines[2] == "second  debug.yaml trainer.max_steps=3 batch_size=64 seed=3"
 
 
+def test_a_row_without_pictures_does_not_get_what_is_said_of_pictures(folder: Path) -> None:
+    text = "compare: 1\nbase: ./debug.yaml\nrows:\n  ids: [images=null, interest.images=null]\n  all: []\n"
+    given = ["images.backbone.seed=5", "seed=3"]
+    ids, whole = (row.loaded.recipe for row in load_comparison(written(text), given).rows)
+    assert (ids.images, ids.seed, whole.seed) == (None, 3, 3)
+    assert whole.images is not None
+    assert whole.images.backbone.config.seed == 5
+    with pytest.raises(RecipeError, match="images.backbone.sed"):
+        load_comparison(written(text), ["images.backbone.sed=5"])
+
+
 def test_differences_are_to_the_first_row_unless_said(folder: Path) -> None:
     assert load_comparison(written(WHOLE.replace("against: second\n", ""))).against == "first"
 
