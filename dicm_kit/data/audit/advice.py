@@ -32,27 +32,24 @@ def warnings_of(
     drawn = made.negatives_drawn(dataset.made)
     found = [Warned(*each) for each in _of_impressions(splits, drawn)]
     found += [Warned(*each) for each in _of_users(splits)]
-    found += [Warned(*each) for each in _of_days(scan)] if scan.has_clock else []
+    found += [Warned(*each) for each in _of_days(scan)] if scan.clock != "none" else []
     found += [Warned(*each) for each in _of_pictures(pictures)] if pictures else []
     found += [Warned(*each) for each in _of_making(dataset, scan, splits)]
     return found
 
 
 def _of_impressions(splits: dict[Split, SplitCounts], drawn: bool) -> Iterator[tuple[str, str]]:
-    for name, split in splits.items():
-        if not split.impressions:
-            continue
-        rate = split.positives / split.impressions
-        if rate < RARE and not drawn:
-            yield (
-                f"{rate:.3%} of {name} is positive: there is little to learn from",
-                "Is the label right? Down-sample negatives, with `weight` for those that stay.",
-            )
-        if rate > OFTEN and not drawn:
-            yield (
-                f"{rate:.0%} of {name} is positive",
-                "Is the label right? A log that lacks what was not clicked needs `data.negatives`.",
-            )
+    rates = {name: split.positives / split.impressions for name, split in splits.items() if split.impressions}
+    if not drawn and (rare := [f"{rate:.3%} of {name}" for name, rate in rates.items() if rate < RARE]):
+        yield (
+            f"{', '.join(rare)} is positive: there is little to learn from",
+            "Is the label right? Down-sample negatives, with `weight` for those that stay.",
+        )
+    if not drawn and (often := [f"{rate:.0%} of {name}" for name, rate in rates.items() if rate > OFTEN]):
+        yield (
+            f"{', '.join(often)} is positive",
+            "Is the label right? A log that lacks what was not clicked needs `data.negatives`.",
+        )
     train = splits["train"]
     whole = max(1, train.impressions)
     if train.with_picture / whole < PICTURED:
@@ -91,8 +88,8 @@ def _of_users(splits: dict[Split, SplitCounts]) -> Iterator[tuple[str, str]]:
         )
     if test.unknown_user / test.impressions > UNKNOWN_USERS:
         yield (
-            f"{test.unknown_user / test.impressions:.1%} of test impressions are of users that training does not know",
-            "Their `user_id` says nothing: histories and pictures must. See the slices of the results.",
+            f"{test.unknown_user / test.impressions:.1%} of test impressions have no index for their user",
+            "Training has the user less than `min_count` times: `user_id` says nothing, histories and pictures must.",
         )
 
 
@@ -127,7 +124,7 @@ def _of_pictures(pictures: PictureCounts) -> Iterator[tuple[str, str]]:
     if pictures.rejected > REJECTED * max(1, named):
         yield (
             f"{pictures.rejected:,} pictures of {named:,} are rejected or missing",
-            "See images/rejected.parquet; mended pictures are taken in by `dicm prepare` into a new folder.",
+            "See images/rejected.parquet. Mend them and prepare again.",
         )
 
 

@@ -1,6 +1,7 @@
 """Five impressions in raw values, the same in every audit of a folder."""
 
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _WANTED = 5
-_COLUMNS = 2  # of each side
+_GROUPS = 4096
+_COLUMNS = {"item": 2, "context": 1, "user": 1}
 _UNKNOWN = "unknown"
 
 
@@ -28,16 +30,23 @@ class _Pick:
 def pick_examples(dataset: Dataset) -> list[Example]:
     """Returns five impressions of test, or of training where there is no test: clicked ones and others, and one of a
     group with a long history."""
+    split: Split = "test" if dataset.splits["test"].impressions else "train"
+    groups = _first_groups(dataset, split)
+    return _Raw(dataset, split, groups).examples() if len(groups) else []
+
+
+def _first_groups(dataset: Dataset, split: Split) -> "pa.RecordBatch":
+    """Returns the first groups of a split: some thousand, or what there is."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    split: Split = "test" if dataset.splits["test"].impressions else "train"
-    for lane in range(dataset.lanes):
-        for file in dataset.lane_files(split, lane):
-            with pq.ParquetFile(file) as table:
-                for batch in table.iter_batches(4096, use_threads=False):
-                    if len(batch):
-                        return _Raw(dataset, split, batch).examples()
-    return []
+    found: list[pa.RecordBatch] = []
+    for file in (file for lane in range(dataset.lanes) for file in dataset.lane_files(split, lane)):
+        with pq.ParquetFile(file) as table:
+            found += islice(table.iter_batches(_GROUPS, use_threads=False), 1)
+        if sum(map(len, found)) >= _GROUPS:
+            break
+    return pa.concat_batches(found)
 
 
 class _Raw:
@@ -80,14 +89,14 @@ class _Raw:
         """Returns column -> (what it is, its value, whether that is a code or an index) of an impression."""
         item = self._dataset.items.slice(row["item"][place], 1).to_pylist()[0]
         sides = (
-            (self._dataset.item, ("item_id", "picture"), lambda name: item[name], "index"),
-            (self._dataset.context, (), lambda name: row[f"context_{name}"][place], "code"),
-            (self._dataset.user, ("user_id",), lambda name: row[f"user_{name}"], "code"),
+            ("item", self._dataset.item, ("item_id", "picture"), lambda name: item[name], "index"),
+            ("context", self._dataset.context, (), lambda name: row[f"context_{name}"][place], "code"),
+            ("user", self._dataset.user, ("user_id",), lambda name: row[f"user_{name}"], "code"),
         )
         found: dict[str, tuple[ColumnInfo, Any, str]] = {}
-        for columns, left_out, value, number in sides:
+        for side, columns, left_out, value, number in sides:
             shown = [name for name, info in columns.items() if name not in left_out and info.kind != "hash"]
-            found |= {name: (columns[name], value(name), number) for name in shown[:_COLUMNS]}
+            found |= {name: (columns[name], value(name), number) for name in shown[: _COLUMNS[side]]}
         return found | {"": (self._dataset.user["user_id"], row["user_user_id"], "code")}
 
     def _names(self, wanted: list[dict[str, tuple[ColumnInfo, Any, str]]]) -> dict[tuple[str, str, int], str]:

@@ -67,7 +67,7 @@ def _find_origins(joins: Joins, found: Origins, begin: int, in_order: bool, wher
     entries = f"""SELECT * FROM (
         SELECT rank, name, "user", "time"[1] AS time, unnest(history_item) AS item, unnest(history_age) AS age
         FROM sample_groups {where}
-        ) WHERE round("time" - age * {DAY}) >= {begin}"""
+        ) WHERE round("time" - age::DOUBLE * {DAY}) >= {begin}"""
     joined = f"""FROM ({entries}) e LEFT JOIN pairs p ON p."user" = e."user" AND p.item = e.item"""
     odd = f"""(p.item IS NOT NULL AND ({first} IS NULL OR {first} > e.time
         OR ({first} = e.time AND {group} = e.name)))"""

@@ -44,7 +44,7 @@ def audit(dataset: Dataset) -> Audit:
         fingerprint=dataset.fingerprint,
         made=dataset.made,
         made_up=dataset.has_truth,
-        has_clock=scan.has_clock,
+        clock=scan.clock,
         one_user_in=one_user_in,
         splits=splits,
         pictures=pictures,
@@ -59,7 +59,7 @@ def _look_closer(dataset: Dataset, joins: Joins, scan: Scan, vocabs: set[str]) -
     tallies = scan.parts.values()
     joins.open(*(sum(getattr(tally, name) for tally in tallies) for name in ("impressions", "positives", "entries")))
     users = look_at_users(joins)
-    repeats = look_for_repeats(joins, positives_only=negatives_drawn(dataset.made))
+    repeats = look_for_repeats(joins, negatives_drawn(dataset.made), scan.clock)
     order = checks.order_of(dataset, scan, users)
     # without ties, or where it is said, the later split is later even within a second
     in_order = order.by_time or (order.by_user and (not users.ties or split_by(dataset.made) == "user_order"))
@@ -72,7 +72,7 @@ def _look_closer(dataset: Dataset, joins: Joins, scan: Scan, vocabs: set[str]) -
             checks.check_ages(scan),
             checks.check_splits(dataset, scan, users, joins),
             *checks.check_histories(origins, order),
-            checks.check_repeats(repeats, users.impressions[2]),
+            checks.check_repeats(repeats, users.impressions[2], order),
             checks.check_counts(dataset, scan, vocabs),
         ],
     )
@@ -107,7 +107,7 @@ def _split_counts(dataset: Dataset, split: Split, scan: Scan, users: Users, repe
     parts, rank = dataset.splits[split].parts, SPLITS.index(split)
     names = ("impressions", "groups", "positives", "with_picture", "with_history", "unknown_user", "unseen_items")
     times = [time for part in parts for time in (scan.parts[part].first, scan.parts[part].last) if time is not None]
-    days = (min(times) // DAY, max(times) // DAY) if times and scan.has_clock else (None, None)
+    days = (min(times) // DAY, max(times) // DAY) if times and scan.clock != "none" else (None, None)
     return SplitCounts(
         parts=len(parts),
         **_counted(scan, parts, names),

@@ -1,5 +1,6 @@
 """What dataset.yaml says of how the folder was made: free in form, so nothing in it is counted on."""
 
+import re
 from typing import Any
 
 
@@ -30,25 +31,19 @@ def count(made: dict[str, Any], name: str) -> int:
 
 def said(made: dict[str, Any]) -> dict[str, str]:
     """Returns in words where the samples come from, and how groups, histories, splits and negatives were made."""
+    source = _text(option(made, "source"))
+    found = {"source": f"fingerprint {source}" if re.fullmatch("[0-9a-f]{16}", source) else source or "not said"}
     words = {"group": _group, "history": _history, "split": _split, "negatives": _negatives}
-    found = {"source": _text(made.get("source")) or "not said"}
     for name, say in words.items():
-        value = made.get(name)
+        value = option(made, name)
         known = say(value) if isinstance(value, dict) else None
         found[name] = known or _text(value) or "not said"
     if "negatives" in made and not made["negatives"]:
         found["negatives"] = "none drawn: the log's own"
-    left_out = [f"{count(made, 'rows_left_out'):,} rows"] if count(made, "rows_left_out") else []
-    if left_out:
-        filters = [
-            name
-            for name, on in (
-                ("drop_repeats", made.get("drop_repeats")),
-                ("unlisted: drop", made.get("unlisted") == "drop"),
-            )
-            if on
-        ]
-        found["left out"] = f"{left_out[0]}{' by ' + ', '.join(filters) if filters else ''}"
+    if rows := count(made, "rows_left_out"):
+        filters = {"drop_repeats": made.get("drop_repeats"), "unlisted: drop": made.get("unlisted") == "drop"}
+        by = ", ".join(name for name, on in filters.items() if on)
+        found["left out"] = f"{rows:,} rows{f' by {by}' if by else ''}"
     return found
 
 
@@ -71,17 +66,14 @@ def _history(options: dict[str, Any]) -> str | None:
 
 
 def _split(options: dict[str, Any]) -> str | None:
-    test, validation = (_number(options.get(name)) for name in ("test", "validation"))
-    match options.get("by"):
-        case "time":
-            return f"time: test is the last {test} UTC days, val the {validation} days before"
-        case "user_order":
-            return (
-                f"user_order: test is each user's last {test} groups (a share if below 1), val the {validation} before"
-            )
-        case "column":
-            return "column: as the source says"
-    return None
+    by = options.get("by")
+    if by == "column":
+        return "column: as the source says"
+    if by not in ("time", "user_order") or not {"test", "validation"} <= options.keys():
+        return None
+    test, val = (_many(options[name], "UTC day" if by == "time" else "group") for name in ("test", "validation"))
+    of = "the" if by == "time" else "each user's"
+    return f"{by}: {of} last {test} for test, the {val} before for val"
 
 
 def _negatives(options: dict[str, Any]) -> str | None:
@@ -92,8 +84,13 @@ def _negatives(options: dict[str, Any]) -> str | None:
     return f"DRAWN: {options['per_positive']} per positive, by {options['by']}{power}, among {alive}"
 
 
-def _number(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, (int, float)) else str(value)
+def _many(value: Any, what: str) -> str:
+    """Returns "2 groups", or "10 % of the groups" for a share."""
+    if not isinstance(value, int | float):
+        return f"{value} {what}s"
+    if 0 < value < 1:
+        return f"{100 * value:g} % of {what}s"
+    return f"{value:g} {what}{'' if value == 1 else 's'}"
 
 
 def _text(value: Any) -> str:

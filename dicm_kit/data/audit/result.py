@@ -11,6 +11,10 @@ Outcome = Literal["ok", "fail", "look", "unknown"]
 """`look`: something a person should judge; `unknown`: it cannot be checked."""
 
 
+Clock = Literal["seconds", "days", "none"]
+"""What times say: seconds since 1970, only the day (all are at midnight UTC), or no more than what came first."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """Something that must be mended."""
@@ -120,8 +124,7 @@ class Audit:
     """How it was made, as dataset.yaml says: free in form."""
     made_up: bool
     """The samples hold click probabilities: data that was made up."""
-    has_clock: bool
-    """Times are seconds since 1970, and not just an order."""
+    clock: Clock
     one_user_in: int
     """1: all users were looked at for everything; 20: one in twenty for what needs whole users."""
     splits: dict[Split, SplitCounts]

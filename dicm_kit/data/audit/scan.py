@@ -9,7 +9,7 @@ import numpy as np
 
 from dicm_kit.data.audit.batch import Layout, SampleBatch
 from dicm_kit.data.audit.format import PAGE, has_columns
-from dicm_kit.data.audit.result import Findings
+from dicm_kit.data.audit.result import Clock, Findings
 from dicm_kit.data.dataset import SPLITS, Dataset, lane_file
 from dicm_kit.data.grouping import DAY
 
@@ -68,10 +68,14 @@ class Scan:
     lanes: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     """Training impressions of each lane."""
 
+    whole_days: bool = True
+    """Every time is a midnight."""
+
     @property
-    def has_clock(self) -> bool:
-        """Whether times are seconds since 1970."""
-        return max((tally.last for tally in self.parts.values() if tally.last is not None), default=0) >= CLOCK
+    def clock(self) -> Clock:
+        """What times say."""
+        last = max((tally.last for tally in self.parts.values() if tally.last is not None), default=0)
+        return "none" if last < CLOCK else "days" if self.whole_days else "seconds"
 
 
 class Scanner:
@@ -161,6 +165,7 @@ class Scanner:
             first, last = int(batch.time.min()), int(batch.time.max())
             tally.first = first if tally.first is None else min(tally.first, first)
             tally.last = last if tally.last is None else max(tally.last, last)
+            self.scan.whole_days &= not (batch.time % DAY).any()
             days, counts = np.unique(batch.time // DAY, return_counts=True)
             self.scan.days.update(dict(zip(days.tolist(), counts.tolist(), strict=True)))
         if train:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from dicm_kit.data.audit.joins import Joins
+from dicm_kit.data.audit.result import Clock
 from dicm_kit.data.dataset import SPLITS
 from dicm_kit.data.grouping import DAY
 
@@ -93,13 +94,14 @@ def earlier_split_after(joins: Joins, rank: int, time: int) -> tuple[int, list[s
     return count, [f"user {user} at {at}" for user, at in joins.rows(query)]
 
 
-def look_for_repeats(joins: Joins, positives_only: bool) -> Repeats:
-    """Returns which impressions come more than once a day."""
+def look_for_repeats(joins: Joins, positives_only: bool, clock: Clock) -> Repeats:
+    """Returns which impressions come more than once a day; at one time, where times are no clock."""
+    day = '"time"' if clock == "none" else f'floor("time" / {DAY}.0)::BIGINT'
     found = Repeats()
     only = "AND label = 1" if positives_only else ""
     for where in joins.sliced(joins.impressions, _ROWS):
         joins.run(
-            f"""CREATE OR REPLACE TABLE repeats AS SELECT "user", item, floor("time" / {DAY}.0)::BIGINT AS day,
+            f"""CREATE OR REPLACE TABLE repeats AS SELECT "user", item, {day} AS day,
             count(*) FILTER (rank = 0) AS train, count(*) FILTER (rank = 1) AS val,
             count(*) FILTER (rank = 2) AS test FROM flat {where} {only} GROUP BY ALL HAVING count(*) > 1"""
         )

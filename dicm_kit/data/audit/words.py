@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from dicm_kit.data.audit.look import audit
 from dicm_kit.data.audit.made import said
-from dicm_kit.data.audit.result import Audit, Check, Example, PictureCounts, Problem, SplitCounts
+from dicm_kit.data.audit.result import Audit, Check, Clock, Example, PictureCounts, Problem, SplitCounts
 from dicm_kit.data.dataset import VERSION, Dataset
 from dicm_kit.data.grouping import DAY
 from dicm_kit.data.state import day_text
@@ -82,7 +82,7 @@ def _made(found: Audit) -> str:
 def _splits(found: Audit) -> str:
     rows = [["", *found.splits]]
     for name, cell in _CELLS.items():
-        if name == "days" and not found.has_clock:
+        if name == "days" and found.clock == "none":
             continue
         rows.append([name, *(cell(each) if each.impressions else "-" for each in found.splits.values())])
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
@@ -93,7 +93,7 @@ def _splits(found: Audit) -> str:
         for row in rows
     ]
     if found.one_user_in > 1:
-        of = "users, repeated rows, both labels and the origin of histories"
+        of = "users, repeated rows, what GAUC counts and where histories come from"
         lines.append(f"Of 1 user in {found.one_user_in}, drawn by a hash: {of}.")
     return "\n".join(line.rstrip() for line in lines)
 
@@ -119,10 +119,10 @@ _CELLS = {
     "with a picture": lambda split: _share(split.with_picture, split.impressions),
     "with a history": lambda split: _share(split.with_history, split.impressions),
     "mean history length": lambda split: f"{split.history_entries / split.groups:.1f}",
-    "user not in training": lambda split: _share(split.unknown_user, split.impressions),
+    "unknown user": lambda split: _share(split.unknown_user, split.impressions),
     "item not in training": lambda split: _share(split.unseen_items, split.impressions),
     "repeated rows": lambda split: _share(split.repeated, split.looked_at),
-    "users with both labels": lambda split: _share(split.both_labels, split.looked_at),
+    "counted by GAUC": lambda split: _share(split.both_labels, split.looked_at),
 }
 
 
@@ -139,9 +139,9 @@ def _pictures(pictures: PictureCounts) -> str:
         items = ", ".join([*pictures.shared_examples[:3], *["..."] * (pictures.shared_by > 3)])
         lines.append(f"most shared picture: key {pictures.shared_key}, of {pictures.shared_by:,} items ({items})")
     if pictures.rejected:
-        reasons = some((f"{count:,} {reason}" for reason, count in pictures.reasons.items()), 3)
+        reasons = some((f"{count:,}: {reason}" for reason, count in pictures.reasons.items()), 3)
         named = ", ".join(name for name, _ in pictures.rejected_examples)
-        lines.append(f"rejected or missing: {pictures.rejected:,} ({reasons}), as {named}")
+        lines.append(f"rejected or missing: {reasons}; as {named}")
     return "\n".join(map(_wrapped, lines))
 
 
@@ -160,27 +160,28 @@ def _check(check: Check) -> str:
 
 
 def _examples(found: Audit) -> str:
-    return "\n".join(_wrapped(in_words(each, found.has_clock)) for each in found.examples)
+    return "\n".join(_wrapped(in_words(each, found.clock)) for each in found.examples)
 
 
-def in_words(example: Example, has_clock: bool) -> str:
+def in_words(example: Example, clock: Clock) -> str:
     """Returns an impression as a person would tell it."""
-    when = datetime.fromtimestamp(example.time, UTC).date().isoformat() if has_clock else f"time {example.time}"
+    when = datetime.fromtimestamp(example.time, UTC).date().isoformat() if clock != "none" else f"time {example.time}"
     values = [f"{name} {value}" for name, value in example.values.items()]
     shown = "; ".join([", ".join(values), f"picture {'yes' if example.has_picture else 'no'}"][not values :])
     line = (
         f"{when}, user {example.user}: shown item {example.item} ({shown}), {'' if example.clicked else 'not '}clicked."
     )
-    before = [f"{item} ({_ago(age, has_clock)})" for item, age in example.history]
+    before = [f"{item} ({_ago(age, clock)})" for item, age in example.history]
     return f"{line} Clicked before: {some(before, _SHOWN_HISTORY) or 'nothing'}."
 
 
-def _ago(days: float, has_clock: bool) -> str:
+def _ago(days: float, clock: Clock) -> str:
     seconds = round(days * DAY)
-    if not has_clock:
+    if clock == "none":
         return f"{seconds:,} before"
     for size, name in ((DAY, "day"), (3600, "hour"), (60, "minute"), (1, "second")):
         if seconds >= size:
             number = seconds // size
             return f"{number:,} {name}{'s' if number > 1 else ''} ago"
-    return "same second" if seconds == 0 else f"{-seconds} s AFTER"
+    same = "same day" if clock == "days" else "same second"
+    return same if seconds == 0 else f"{-seconds} s AFTER"
