@@ -25,10 +25,11 @@
    runs, `results.py`
 
 Round it: `cli.py` reads the command line, `run.py` has the commands, `session.py` puts a recipe's parts together,
-trains and tests, `compare.py` does so for a table of recipes; `recipe/` reads recipes, `registry.py` loads plugins,
-`builtin.py` registers our own components, `hookspecs.py` has the hooks, `interfaces.py` what a plugin author
-subclasses, `types.py` what the stages hand on and the legend of letters, `errors.py` the errors, `prelu.py` the
-activation, `memory.py` the allocator, `whole_file.py` files that are there whole or not at all.
+trains and tests, with pictures from `picture_source.py`; `compare.py` does so for a table of recipes; `recipe/` reads
+recipes, `registry.py` loads plugins, `builtin.py` registers our own components, `hookspecs.py` has the hooks,
+`interfaces.py` what a plugin author subclasses, `types.py` what the stages hand on and the legend of letters,
+`errors.py` the errors, `prelu.py` the activation, `memory.py` the allocator, `whole_file.py` files that are there whole
+or not at all.
 """
 
 from importlib import import_module

@@ -22,11 +22,12 @@ from dicm_kit.data.options import PrepareOptions
 from dicm_kit.data.prepare import prepare as prepare_dataset
 from dicm_kit.errors import DataError, FieldError, RecipeError, RunError, some
 from dicm_kit.memory import keep_pages
+from dicm_kit.picture_source import Pictures
 from dicm_kit.recipe.build import rehearse
 from dicm_kit.recipe.comparison import is_comparison, load_comparison
 from dicm_kit.recipe.load import LoadedRecipe, dump, load
 from dicm_kit.recipe.schema import Recipe
-from dicm_kit.session import Pictures, Session, is_first
+from dicm_kit.session import Session, is_first
 from dicm_kit.whole_file import write_whole
 
 

@@ -12,7 +12,7 @@ import time
 import numpy as np
 import torch
 
-from dicm_kit.training.bootstrap import REPLICATES, resampled
+from dicm_kit.training.bootstrap import replicates_of, resampled
 from dicm_kit.training.metrics import all_metrics
 from dicm_kit.training.slices import Impressions
 
@@ -34,7 +34,7 @@ def split(rows: int, click_rate: float) -> Impressions:
 
 def measure(rows: int, click_rate: float) -> None:
     """Prints a line."""
-    columns = split(rows, click_rate)
+    columns, replicates = split(rows, click_rate), replicates_of(rows)
     start = time.perf_counter()
     all_metrics(columns)
     once = time.perf_counter() - start
@@ -43,8 +43,8 @@ def measure(rows: int, click_rate: float) -> None:
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(
-        f"{rows:>12,} rows, {click_rate:.0%} clicks: once {once:7.2f} s, {REPLICATES:,} replicates {seconds:7.1f} s, "
-        f"{REPLICATES / seconds:8.1f}/s, {REPLICATES * once / seconds:6.1f} in the time of one measurement "
+        f"{rows:>12,} rows, {click_rate:.0%} clicks: once {once:7.2f} s, {replicates:,} replicates {seconds:7.1f} s, "
+        f"{replicates / seconds:8.1f}/s, {replicates * once / seconds:6.1f} in the time of one measurement "
         f"(peak so far {peak:.1f} GiB)"
     )
 

@@ -13,7 +13,8 @@ from dicm_kit import run
 from dicm_kit.data.dataset import Dataset
 from dicm_kit.data.prepare import PrepareOptions, prepare
 from dicm_kit.data.sources.synthetic import SyntheticConfig, build_synthetic
-from dicm_kit.session import Pictures, Session, oracle
+from dicm_kit.picture_source import Pictures
+from dicm_kit.session import Session, oracle
 
 
 @pytest.fixture(scope="module")
