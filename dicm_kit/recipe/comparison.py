@@ -153,7 +153,7 @@ def _load_row(recipe: Path, own: Sequence[str], overrides: Sequence[str]) -> Loa
     if len(others) < len(overrides):
         try:
             without = load(recipe, [*own, *others])
-        except RecipeError:  # such as a value that only an override of `images` gives; the whole list says what is wrong
+        except RecipeError:  # a value that only an override of `images` gives; the whole list says what is wrong
             pass
         else:
             if without.recipe.images is None:

@@ -61,7 +61,7 @@ def test_a_row_without_pictures_does_not_get_what_is_said_of_pictures(folder: Pa
     assert (ids.images, ids.seed, whole.seed) == (None, 3, 3)
     assert whole.images is not None
     assert whole.images.backbone.config.seed == 5
-    with pytest.raises(RecipeError, match="images.backbone.sed"):
+    with pytest.raises(RecipeError, match=r"images\.backbone\.sed"):
         load_comparison(written(text), ["images.backbone.sed=5"])
 
 
