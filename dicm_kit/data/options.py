@@ -34,10 +34,10 @@ class SplitOptions:
     by: Literal["time", "user_order", "column"] = "time"
     """`time`: the last whole UTC days. `user_order`: each user's last groups, for logs without a common clock.
     `column`: what the source's column `split` says: train, val or test."""
-    test: float = 1
+    test: int | float = 1
     """`time`: days at the end of the log. `user_order`: groups at each user's end, or below 1 that share of the user's
     groups; a user with no more groups than that has none. 0 for no such split, also with `by: column`."""
-    validation: float = 1
+    validation: int | float = 1
     """The same, before those of the test split."""
 
 

@@ -237,11 +237,11 @@ def test_a_shard_cut_in_the_middle(command: str, trainable: str, dicm: Dicm, tmp
 def test_a_dataset_folder_of_another_version(dicm: Dicm, tmp_path: Path) -> None:
     assert dicm("prepare")[0] == 0
     file = tmp_path / "data/dataset.yaml"
-    file.write_text(file.read_text().replace("dicm_dataset: 1", "dicm_dataset: 99"))
+    file.write_text(file.read_text().replace("dicm_dataset: 2", "dicm_dataset: 99"))
     code, errors = dicm("run")
     assert code == 1
-    assert "dataset folder of version 99; this program reads version 1" in errors
-    file.write_text(file.read_text().replace("dicm_dataset: 99", "dicm_dataset: 1"))
+    assert "dataset folder of version 99; this program reads version 2" in errors
+    file.write_text(file.read_text().replace("dicm_dataset: 99", "dicm_dataset: 2"))
     assert dicm("run", "trainer.max_steps=2")[0] == 0, "the run that could not begin is not in the way"
 
 
