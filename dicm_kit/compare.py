@@ -3,6 +3,7 @@
 A run of the same resolved recipe that has ended is taken as it is; one that was cut off goes on.
 """
 
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -148,7 +149,8 @@ def _run_apart(run: PlannedRun, console: Console) -> dict[str, Any]:
     if (run.folder / RECIPE_FILE).is_file():  # of the same recipe, and cut off
         again = ["--resume"] if find_resumable(run.folder) else ["--overwrite"]
     command = ["run", str(run.path), *run.overrides, *again]
-    console.rule(f"dicm {' '.join(command)}", align="left")
+    console.rule()
+    console.print(shlex.join(["dicm", *command]), markup=False, highlight=False, soft_wrap=True)
     ended = subprocess.run([sys.executable, "-m", "dicm_kit", *command], check=False)
     result = read_result(run.folder)
     if ended.returncode or result is None:
