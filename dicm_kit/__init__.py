@@ -2,9 +2,9 @@
 
 1. `data/`      logs -> dataset folder -> Batch
    `sources/synthetic.py` a made-up shop, `sources/drawing.py` its pictures; `sources/log.py` your own log:
-   `log_config.py` its keys, `log_files.py`, `log_tables.py`, `log_types.py`, `log_csv.py` reading, `log_rows.py`,
-   `log_time.py`, `log_filters.py`, `log_history.py` impressions, `log_side.py` items and users, `log_pictures.py`,
-   `log_tar.py`, `log_problems.py` rows that cannot be used; `options.py` the recipe's keys;
+   `log_config.py` its keys, `log_files.py`, `log_tables.py`, `log_types.py`, `log_csv.py`, `log_blocks.py` reading,
+   `log_rows.py`, `log_time.py`, `log_filters.py`, `log_history.py` impressions, `log_side.py` items and users,
+   `log_pictures.py`, `log_tar.py`, `log_problems.py` rows that cannot be used; `options.py` the recipe's keys;
    `prepare.py` the steps: `ingest.py` checks, `pictures.py` shards, `parts.py` which rows are in
    which split, `state.py` what is kept so that days can be added, `tables.py` joins and sorts, `vocabulary.py` codes and
    indices, `negatives.py`, `grouping.py` histories, `lanes.py` files, `steps.py` what is done is not done twice, `progress.py`;

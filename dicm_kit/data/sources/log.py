@@ -2,7 +2,8 @@
 
 ```
 log_config    the recipe's keys                    log_files    data.root -> files, and fingerprints of them
-log_tables    columns and types, file by file      log_types, log_csv, log_problems     how they are read
+log_tables    columns and types, file by file      log_types, log_csv, log_blocks       how they are read
+log_problems  rows that cannot be used
 log_rows      a file of the log -> impressions     log_time, log_filters, log_history   parts of that
 log_side      items and users -> rows              log_pictures, log_tar                paths, folder, tars -> pictures
 ```

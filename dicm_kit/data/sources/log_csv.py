@@ -1,41 +1,45 @@
-"""CSV files -> record batches, a block at a time; a line that cannot be read is an error with file and line."""
+"""CSV files -> record batches, a block at a time; a line that cannot be read is an error with file and line.
+
+Blocks are cut here, where a row ends, and given to Arrow one by one. Arrow's own reader of streams reads ahead in
+threads that call Python, and when the process ends in that moment, it aborts.
+"""
 
 import csv
-import gzip
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
-from io import RawIOBase, TextIOWrapper
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from dataclasses import dataclass
+from io import StringIO
+from typing import TYPE_CHECKING, TextIO, cast
 
+from dicm_kit.data.sources.log_blocks import Block, blocks, plain_text
 from dicm_kit.data.sources.log_files import LogFile
 from dicm_kit.errors import DataError
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from pyarrow.csv import CSVStreamingReader, InvalidRow
+    from pyarrow.csv import InvalidRow
 
 NULLS = ("", "NULL", "null", "NaN", "nan", "\\N")
 """What stands for "no value"."""
 
-_SNIFFED = 2**20  # bytes of a file that its types are guessed from
-_BLOCK = 4 * 2**20
+_SNIFFED = 2**18  # bytes of a file that its types are guessed from
+_BLOCK = 2**21
 _CONVERSION = re.compile(r"In CSV column #(\d+): (?:Row #(\d+): )?CSV conversion error to ([^:]+): (.*)", re.DOTALL)
 _TYPES = {"int64": "whole number", "double": "number", "bool": "yes or no"}
 
 
 def csv_schema(file: LogFile) -> "pa.Schema":
-    """Returns the columns of a CSV file with the types that its first mebibyte suggests."""
-    with _reader(file, {}, _SNIFFED) as reader:
-        return reader.schema
+    """Returns the columns of a CSV file with the types that its first 256 KiB suggest."""
+    return _Reader(file, {}, None, {}).table(next(blocks(file, _SNIFFED))).schema
 
 
 def csv_batches(
     file: LogFile, types: "dict[str, pa.DataType]", header: list[str], hints: dict[str, str]
 ) -> "Iterator[pa.RecordBatch]":
     """Yields the columns of `types`; `header`: all columns of the file; `hints`: more to do about a wrong value."""
-    with _reader(file, types, _BLOCK, header, hints) as reader:
-        yield from reader
+    reader = _Reader(file, types, header, hints)
+    for block in blocks(file, _BLOCK):
+        yield from reader.table(block).to_batches()
 
 
 def lines_of(file: LogFile, rows: list[int]) -> list[int]:
@@ -45,7 +49,7 @@ def lines_of(file: LogFile, rows: list[int]) -> list[int]:
     """
     wanted, lines = iter(rows), list[int]()
     next_row = next(wanted, None)
-    for row, (line, _) in enumerate(_rows(file), -1):
+    for row, line in enumerate(_first_lines(plain_text(file), file), -1):
         while next_row is not None and row == next_row:
             lines.append(line)
             next_row = next(wanted, None)
@@ -54,123 +58,81 @@ def lines_of(file: LogFile, rows: list[int]) -> list[int]:
     return lines
 
 
-@contextmanager
-def _reader(
-    file: LogFile,
-    types: "dict[str, pa.DataType]",
-    block: int,
-    header: list[str] | None = None,
-    hints: dict[str, str] | None = None,
-) -> "Iterator[CSVStreamingReader]":
-    import pyarrow as pa
-    from pyarrow import csv as arrow
+@dataclass
+class _Reader:
+    """Gives blocks of one file to Arrow."""
 
-    broken: list[InvalidRow] = []
+    file: LogFile
+    types: "dict[str, pa.DataType]"
+    header: list[str] | None
+    """None: not known yet."""
+    hints: dict[str, str]
 
-    def refuse(row: "InvalidRow") -> str:
-        broken.append(row)
-        return "error"
+    def table(self, block: Block) -> "pa.Table":
+        """Returns the rows of a block; DataError with the line of the first that cannot be read."""
+        import pyarrow as pa
+        from pyarrow import csv as arrow
 
-    stream = _Counted(file)
-    try:
-        with stream, pa.PythonFile(stream, "r") as source:
-            yield arrow.open_csv(
-                source,
-                arrow.ReadOptions(use_threads=False, block_size=block),
+        broken: list[InvalidRow] = []
+
+        def refuse(row: "InvalidRow") -> str:
+            broken.append(row)
+            return "error"
+
+        held = pa.allocate_buffer(len(block.data))  # Python's bytes would be given back in one of Arrow's threads
+        memoryview(held).cast("B")[:] = block.data
+        names = None if block.is_first else self.header
+        try:
+            return arrow.read_csv(
+                pa.BufferReader(held),
+                arrow.ReadOptions(use_threads=False, block_size=max(len(block.data), 1), column_names=names),
                 arrow.ParseOptions(
-                    delimiter=cast(str, file.separator), newlines_in_values=True, invalid_row_handler=refuse
+                    delimiter=cast(str, self.file.separator), newlines_in_values=True, invalid_row_handler=refuse
                 ),
                 arrow.ConvertOptions(
-                    null_values=list(NULLS), strings_can_be_null=True, include_columns=list(types), column_types=types
+                    null_values=list(NULLS),
+                    strings_can_be_null=True,
+                    include_columns=list(self.types),
+                    column_types=self.types,
                 ),
             )
-    except (pa.ArrowInvalid, EOFError, OSError) as error:
-        raise _explained(file, error, broken, header or [], hints or {}) from error
-    if stream.ended and stream.open_quote and (line := _unclosed(file)):
-        raise _never_closed(file, line)
+        except pa.ArrowInvalid as error:
+            raise self._explained(error, block, broken) from error
+
+    def _explained(self, error: Exception, block: Block, broken: "list[InvalidRow]") -> DataError:
+        if broken:
+            row = broken[0]
+            what = f"a broken line: {row.actual_columns} values, the header has {row.expected_columns}"
+            todo = "Mend the line, or leave it out of the file."
+            return DataError(f"{what}: {row.text[:80]!r}", where=self._at(block, row.number), todo=todo)
+        if match := _CONVERSION.match(str(error)):
+            column, number, kind, what = match.groups()
+            header = self.header or []
+            name = header[int(column)] if int(column) < len(header) else f"column {column}"
+            where = self._at(block, int(number) if number else None)
+            if "UTF8" in what:
+                return DataError(f"`{name}` is not in UTF-8", where=where, todo="Write the file in UTF-8.")
+            what = f"`{name}` is no {_TYPES.get(kind, kind)}: {what.removeprefix('invalid value ')}"
+            todo = f"Mend the line; for no value write nothing, or {', '.join(NULLS[1:])}.{self.hints.get(name, '')}"
+            return DataError(what, where=where, todo=todo)
+        todo = "Write the file anew; it must be UTF-8 text with a header line."
+        return DataError(f"cannot be read as CSV: {error}", where=self.file.where, todo=todo)
+
+    def _at(self, block: Block, number: int | None) -> str:
+        """Returns file and line of a row as Arrow counts in a block: from 1, empty lines not."""
+        if number is None:
+            return self.file.where
+        text = StringIO(block.data.decode("utf-8-sig", errors="replace"), newline="")
+        lines = [line for _, line in zip(range(number), _first_lines(text, self.file), strict=False)]
+        return f"{self.file.where}:{block.line + lines[-1] - 1}"
 
 
-def _explained(
-    file: LogFile, error: Exception, broken: "list[InvalidRow]", header: list[str], hints: dict[str, str]
-) -> DataError:
-    if broken:
-        row = broken[0]
-        line = _line(file, row.number)
-        what = f"a broken line: {row.actual_columns} values, the header has {row.expected_columns}: {row.text[:80]!r}"
-        return DataError(what, where=_at(file, line), todo="Mend the line, or leave it out of the file.")
-    if match := _CONVERSION.match(str(error)):
-        column, number, kind, what = match.groups()
-        name = header[int(column)] if int(column) < len(header) else f"column {column}"
-        where = _at(file, _line(file, int(number) if number else None))
-        if "UTF8" in what:
-            return DataError(f"`{name}` is not in UTF-8", where=where, todo="Write the file in UTF-8.")
-        what = f"`{name}` is no {_TYPES.get(kind, kind)}: {what.removeprefix('invalid value ')}"
-        todo = f"Mend the line; for no value write nothing, or {', '.join(NULLS[1:])}.{hints.get(name, '')}"
-        return DataError(what, where=where, todo=todo)
-    if "straddling" in str(error) and (line := _unclosed(file)):
-        return _never_closed(file, line)
-    todo = "Write the file anew; it must be UTF-8 text with a header line."
-    return DataError(f"cannot be read as CSV: {error}", where=file.where, todo=todo)
-
-
-def _never_closed(file: LogFile, line: int) -> DataError:
-    what = "a quote opens a value here that no quote closes"
-    return DataError(what, where=_at(file, line), todo="Mend the line: inside quotes a quote is written twice.")
-
-
-def _at(file: LogFile, line: int | None) -> str:
-    return file.where if line is None else f"{file.where}:{line}"
-
-
-def _line(file: LogFile, number: int | None) -> int | None:
-    """Returns the line of a row as Arrow counts: from 1, the header included, empty lines not."""
-    return next(iter(lines_of(file, [number - 2])), None) if number else None
-
-
-def _unclosed(file: LogFile) -> int | None:
-    """Returns the line in which a quote opens that never closes."""
-    return next((line for line, good in _rows(file, strict=True) if not good), None)
-
-
-def _rows(file: LogFile, *, strict: bool = False) -> Iterator[tuple[int, bool]]:
-    """Yields the line in which each row begins, the header's first, and True; last and with False one that has no end.
-
-    Empty lines are no rows. `strict`: what follows a closing quote must be the end of the value.
-    """
-    with _plain(file) as stream:
-        text = TextIOWrapper(cast(Any, stream), "utf-8-sig", errors="replace", newline="")
-        rows = csv.reader(text, delimiter=cast(str, file.separator), strict=strict)
+def _first_lines(text: TextIO, file: LogFile) -> Iterator[int]:
+    """Yields the line in which each row begins, from 1; empty lines are no rows."""
+    with text:
+        rows = csv.reader(text, delimiter=cast(str, file.separator))
         line = 1
-        try:
-            for row in rows:
-                if row:
-                    yield line, True
-                line = rows.line_num + 1
-        except csv.Error:  # the file ends inside quotes, or a value is longer than any value is
-            yield line, False
-
-
-def _plain(file: LogFile) -> BinaryIO:
-    stream = file.open()
-    return cast(BinaryIO, gzip.GzipFile(fileobj=stream)) if file.path.lower().endswith(".gz") else stream
-
-
-class _Counted(RawIOBase):
-    """A file that remembers whether it was read to its end, and whether an odd number of quotes went by."""
-
-    def __init__(self, file: LogFile):
-        self._stream = _plain(file)
-        self.ended = self.open_quote = False
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1, /) -> bytes:
-        data = self._stream.read(size)
-        self.ended |= not data
-        self.open_quote ^= bool(data.count(b'"') % 2)
-        return data
-
-    def close(self) -> None:
-        self._stream.close()
-        super().close()
+        for row in rows:
+            if row:
+                yield line
+            line = rows.line_num + 1

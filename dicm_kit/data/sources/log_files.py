@@ -58,9 +58,14 @@ class Root:
     def __init__(self, address: str):
         self.fs, self.path = _filesystem(address, "root")
         self.address = address
-        if self.fs.isfile(self.path):
+        try:
+            is_file, is_folder = self.fs.isfile(self.path), self.fs.isdir(self.path)
+        except Exception as error:  # no credentials, no network: every filesystem has errors of its own
+            todo = "Its filesystem takes credentials from the environment or from fsspec's config files."
+            raise FieldError("root", f"cannot open {address}: {error}", todo=todo) from error
+        if is_file:
             raise FieldError("root", f"is a file, not a folder: {address}", todo="Name the folder that it is in.")
-        if not self.fs.isdir(self.path):
+        if not is_folder:
             raise FieldError("root", f"there is no folder {address}", todo="Give it as `data.root=/path/to/your/log`.")
 
     def find(self, name: str, field: str, endings: Iterable[str] = (*PARQUET, *CSV)) -> list[LogFile]:

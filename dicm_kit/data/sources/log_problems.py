@@ -7,7 +7,7 @@ import numpy as np
 from dicm_kit.data.sources.log_csv import lines_of
 from dicm_kit.data.sources.log_files import LogFile
 from dicm_kit.data.sources.log_tables import Table
-from dicm_kit.data.sources.log_types import brought
+from dicm_kit.data.sources.log_types import MEANT, brought
 from dicm_kit.errors import DataError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def typed(table: Table, name: str, batch: "pa.RecordBatch", rows: np.ndarray, fi
         problems = RowProblems(file)
         values = [str(column[row].as_py()) for row in wrong[:_SHOWN]]
         words = "whole number" if shape == "whole" else "number"
-        todo = f"`{wanted.key}` takes {words}s only."
+        todo = f"{MEANT[wanted.role]}{table.hint(wanted.column)}"
         problems.add(f"`{wanted.column}` is no {words}", rows[wrong], todo, values)
         problems.raise_any()
         raise DataError(f"`{wanted.column}` cannot be read: {error}", where=file.where) from error

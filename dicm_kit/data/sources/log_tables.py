@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dicm_kit.data.sources.log_csv import csv_batches, csv_schema
-from dicm_kit.data.sources.log_files import LogFile, is_local
+from dicm_kit.data.sources.log_files import LogFile
 from dicm_kit.data.sources.log_types import MEANT, SERVES, Role, Shape, merged, shape_of
 from dicm_kit.errors import DataError, FieldError, did_you_mean, some
 
@@ -76,10 +76,10 @@ class Table:
         if file.separator is not None:
             schema = self._schemas[file.name]
             types = {name: self._read_type(file, schema.field(name)) for name in names}
-            yield from csv_batches(file, types, schema.names, {name: self._hint(name) for name in names})
+            yield from csv_batches(file, types, schema.names, {name: self.hint(name) for name in names})
             return
         try:
-            with file.open() as stream, pq.ParquetFile(stream, pre_buffer=not is_local(file.fs)) as parquet:
+            with file.open() as stream, pq.ParquetFile(stream, pre_buffer=False) as parquet:  # no threads: see log_csv
                 yield from parquet.iter_batches(_ROWS, columns=names, use_threads=False)
         except (pa.ArrowException, OSError) as error:
             raise _unreadable(file, error) from error
@@ -128,7 +128,7 @@ class Table:
             if shape != "empty" and shape not in SERVES[wanted.role]:
                 kind = self._schemas[file.name].field(wanted.column).type
                 what = f"the column `{wanted.column}` cannot be used: {kind} in {file.where}"
-                self.problems.append(FieldError(wanted.key, what, todo=MEANT[wanted.role] + self._hint(wanted.column)))
+                self.problems.append(FieldError(wanted.key, what, todo=MEANT[wanted.role] + self.hint(wanted.column)))
                 return "empty"
             if shape != "empty":
                 found.setdefault(merged(shape, wanted.role), file)
@@ -174,7 +174,8 @@ class Table:
             return pa.int64() if shapes == {"whole"} or roles == {"order"} else pa.string()
         return guessed
 
-    def _hint(self, name: str) -> str:
+    def hint(self, name: str) -> str:
+        """Returns what else may be done about a column whose ids are not whole numbers."""
         is_id = any(each.column == name and each.role in ("id", "hash") for each in self.wanted)
         if not is_id or all(file.separator is None for file in self.files):
             return ""

@@ -82,7 +82,7 @@ def brought(column: "pa.Array", role: Role, shape: Shape) -> "pa.Array":
     import pyarrow as pa
 
     if role in ("number", "label", "weight"):
-        return column.cast(pa.float32())
+        return _without_nan(column).cast(pa.float32())
     if role == "order":
         return column.cast(pa.int64())
     if role == "ids":
@@ -104,10 +104,20 @@ def as_lists(column: "pa.Array") -> "pa.Array":
 
 
 def _whole(column: "pa.Array") -> "pa.Array":
-    """Returns int64; a table that once had nulls often holds its ids as 12.0."""
+    """Returns int64. Ids beside nulls are often written as 12.0; a float of 2^53 or more may stand for several."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    if pa.types.is_floating(column.type):
-        column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
+    column = _without_nan(column)
+    if pa.types.is_floating(column.type) and pc.any(pc.greater_equal(pc.abs(column), 2.0**53)).as_py():
+        raise pa.ArrowInvalid("numbers that a float cannot tell apart")
     return column.cast(pa.int64())
+
+
+def _without_nan(column: "pa.Array") -> "pa.Array":
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not pa.types.is_floating(column.type):
+        return column
+    return pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)

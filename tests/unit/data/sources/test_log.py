@@ -127,6 +127,12 @@ def test_whole_numbers_of_a_parquet_file_as_text(tmp_path: Path) -> None:
 def test_ids_that_a_null_once_made_floats(tmp_path: Path) -> None:
     source = log_of(tmp_path, {"user": [5.0, 6.0], "c": [3.0, float("nan")]}, columns={"c": "id"})
     assert (impressions(source)["user"], impressions(source)["c"]) == ([5, 6], [3, None])
+    source = log_of(
+        tmp_path,
+        {"c": [3.0, float("nan")], "d": pa.array([None, 2], pa.decimal128(5, 2))},
+        columns={"c": "number", "d": "number"},
+    )
+    assert (impressions(source)["c"], impressions(source)["d"]) == ([3, None], [None, 2])
 
 
 @pytest.mark.parametrize("file", ["log.parquet", "log.csv"])

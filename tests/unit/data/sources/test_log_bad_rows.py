@@ -57,6 +57,12 @@ def test_ids_that_are_no_whole_numbers(tmp_path: Path) -> None:
     source = log_of(tmp_path, {"c": [1.0, 2.5, None, 1e300]}, columns={"c": "id"})
     text = error(lambda: impressions(source))
     assert text.startswith(f"{tmp_path / 'log.parquet'}: `c` is no whole number in 2 rows (row 1: 2.5, row 3: 1e+300)")
+    (tmp_path / "log.csv").write_text(f"user,item,time\n1,7,{FIRST}\n12345678901234567890,7,{FIRST}\n")
+    log = ImpressionsConfig(file="log.csv", user="user", item="item", time="time")
+    numbers = LogSource(str(tmp_path), log, ItemsConfig(file="items.parquet", item="item"))
+    text = error(lambda: impressions(numbers))
+    assert "`user` is no whole number in 1 row (line 3: 1.2345678901234567e+19)" in text, "more than a number can hold"
+    assert "`impressions.text: [user]`" in text
     big = pa.array([1, 2**63], pa.uint64())
     assert "`user` is no whole number in 1 row (row 1: 9223372036854775808)" in error(
         lambda: impressions(log_of(tmp_path, {"user": big}))

@@ -130,7 +130,7 @@ def test_files_that_are_empty_or_cut(tmp_path: Path) -> None:
     log = source(tmp_path, HEAD, "log.csv.gz")
     (tmp_path / "log.csv.gz").write_bytes(whole[: len(whole) // 2])
     log = LogSource(str(tmp_path), log._config.impressions, log._config.items)
-    with pytest.raises(DataError, match=r"log.csv.gz: cannot be read as CSV: Compressed file ended"):
+    with pytest.raises(DataError, match=r"log.csv.gz: cannot be read: Compressed file ended"):
         impressions(log)
 
 

@@ -60,6 +60,13 @@ def test_a_root_that_is_none(tmp_path: Path) -> None:
         assert caught.value.field == "root"
 
 
+def test_a_root_that_cannot_be_asked(memory: MemoryFileSystem, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(type(memory), "isdir", lambda fs, path: (_ for _ in ()).throw(RuntimeError("no credentials")))
+        with pytest.raises(FieldError, match=r"`root`: cannot open memory://shop: no credentials"):
+            Root("memory://shop")
+
+
 def test_files_that_are_not_there(tmp_path: Path) -> None:
     write_log(tmp_path)
     (tmp_path / "notes.txt").touch()
