@@ -83,7 +83,7 @@ def _of_users(splits: dict[Split, SplitCounts]) -> Iterator[tuple[str, str]]:
         )
     if test.users_with_both < COMPARED and test.looked_at == test.impressions:
         yield (
-            f"{test.users_with_both:,} users have both labels in test: GAUC is the mean of few",
+            f"users with both labels in test: {test.users_with_both:,}; GAUC is the mean of few",
             "Take more into test, or judge by AUC.",
         )
     if test.unknown_user / test.impressions > UNKNOWN_USERS:
@@ -106,7 +106,7 @@ def _of_days(scan: Scan) -> Iterator[tuple[str, str]]:
     if gaps:
         missing = sum(other - one - 1 for one, other in gaps)
         listed = some(_span(one + 1, other - 1) for one, other in gaps)
-        yield (f"{missing:,} days have no impressions: {listed}", "Is a file of the log missing?")
+        yield (f"days without impressions: {missing:,} ({listed})", "Is a file of the log missing?")
 
 
 def _span(first: int, last: int) -> str:
@@ -123,7 +123,7 @@ def _of_pictures(pictures: PictureCounts) -> Iterator[tuple[str, str]]:
     named = pictures.stored + pictures.rejected
     if pictures.rejected > REJECTED * max(1, named):
         yield (
-            f"{pictures.rejected:,} pictures of {named:,} are rejected or missing",
+            f"pictures that are rejected or missing: {pictures.rejected:,} of {named:,}",
             "See images/rejected.parquet. Mend them and prepare again.",
         )
 
@@ -131,13 +131,13 @@ def _of_pictures(pictures: PictureCounts) -> Iterator[tuple[str, str]]:
 def _of_making(dataset: Dataset, scan: Scan, splits: dict[Split, SplitCounts]) -> Iterator[tuple[str, str]]:
     if missing := made.count(dataset.made, "negatives_missing"):
         yield (
-            f"{missing:,} negatives could not be drawn: too few other items were alive on their day",
+            f"negatives that could not be drawn: {missing:,}; too few other items were alive on their day",
             "`data.negatives.alive: always`, or a smaller `per_positive`.",
         )
     if left_out := made.count(dataset.made, "rows_left_out"):
         whole = left_out + sum(split.impressions for split in splits.values())
         yield (
-            f"{left_out:,} rows of the log were left out ({left_out / whole:.1%} beside those that stay)",
+            f"rows of the log that were left out: {left_out:,} ({left_out / whole:.1%})",
             "Fine if it is what `drop_repeats` and `unlisted: drop` were meant for.",
         )
     groups = sum(tally.groups for tally in scan.parts.values())

@@ -43,7 +43,7 @@ def said(made: dict[str, Any]) -> dict[str, str]:
     if rows := count(made, "rows_left_out"):
         filters = {"drop_repeats": made.get("drop_repeats"), "unlisted: drop": made.get("unlisted") == "drop"}
         by = ", ".join(name for name, on in filters.items() if on)
-        found["left out"] = f"{rows:,} rows{f' by {by}' if by else ''}"
+        found["left out"] = f"rows: {rows:,}{f' by {by}' if by else ''}"
     return found
 
 

@@ -152,7 +152,7 @@ def test_a_folder_that_another_tool_wrote(copied: Callable[[str], Path]) -> None
         ({"negatives": None}, "negatives", "none drawn: the log's own"),
         ({"negatives": {"ours": "two"}}, "negatives", "ours two"),
         ({"source": "0123456789abcdef"}, "source", "fingerprint 0123456789abcdef"),
-        ({"counts": {"rows_left_out": 1200}, "unlisted": "drop"}, "left out", "1,200 rows by unlisted: drop"),
+        ({"counts": {"rows_left_out": 1200}, "unlisted": "drop"}, "left out", "rows: 1,200 by unlisted: drop"),
     ],
 )
 def test_how_it_was_made_in_words(made: dict, name: str, words: str) -> None:
