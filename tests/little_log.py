@@ -2,6 +2,7 @@
 
 import tarfile
 from collections.abc import Mapping
+from datetime import datetime
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -139,7 +140,11 @@ def fit_log(config: LogConfig, root: Path, rows: int = 60) -> None:
         log.user: _ids(ids["user"], log.user, log.text),
         log.item: _ids(ids["item"], log.item, log.text),
     }
-    table |= {times[0]: np.arange(rows) * 3600 + FIRST} | {name: np.arange(rows) for name in times[1:]}
+    day = log.since or log.until
+    first = FIRST if day is None else int(datetime.fromisoformat(f"{day}T00:00:00+00:00").timestamp())
+    table |= {times[0]: np.arange(rows) * (600 if day else 3600) + first} | {
+        name: np.arange(rows) for name in times[1:]
+    }
     table |= {name: np.arange(rows) % 2 for name in (log.label, log.weight) if name}
     table |= {name: [("train", "val", "test")[row % 3] for row in range(rows)] for name in (log.split,) if name}
     if log.history is not None:

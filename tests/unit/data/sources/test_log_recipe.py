@@ -1,8 +1,10 @@
 """A recipe of the `log` source: wrong keys and columns come back with its lines, all of them at once."""
 
+import re
 from collections.abc import Callable
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pyarrow as pa
 import pytest
@@ -217,3 +219,22 @@ def test_a_recipe_whose_log_is_made_up(tmp_path: Path) -> None:
     assert next(source.impressions(piece))["split"].to_pylist()[:3] == ["train", "val", "test"]
     assert len(list(source.pictures(set()))) == 12
     assert tables()["log"].num_rows == 400
+
+
+def test_the_reference_page_shows_every_key_and_can_be_loaded(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[4] / "docs/reference/log.md").read_text()
+    (block,) = re.findall(r"```yaml\n(data:.*?)```", page, re.DOTALL)
+    assert set(re.findall(r"(\w+):", block)) >= {*_keys(LogConfig), *_keys(HistoryColumnConfig), "folder", "tar"}
+    rest = RECIPE[: RECIPE.index("data:")] + block + RECIPE[RECIPE.index("batch_size:") :]
+    (tmp_path / "recipe.yaml").write_text(rest)
+    loaded = load(tmp_path / "recipe.yaml", [f"data.root={tmp_path / 'log'}"])
+    fit_log(loaded.recipe.data.config, tmp_path / "log")
+    source = rehearse(loaded)
+    assert [len(batch) for piece in source.pieces for batch in source.impressions(piece)] == [60]
+
+
+def _keys(section: type) -> set[str]:
+    """Returns the names of a config's keys, those of the sections in it included."""
+    hints = get_type_hints(section)
+    inner = [kind for hint in hints.values() for kind in (hint, *get_args(hint)) if is_dataclass(kind)]
+    return set(hints).union(*(_keys(kind) for kind in inner))
