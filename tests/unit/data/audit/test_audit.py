@@ -47,7 +47,10 @@ def test_the_text_of_the_shop_by_hand(
     monkeypatch.chdir(folder.parent)
     dataset = Dataset.open(folder.name)
     written = text(audit(dataset))
-    golden("audit.txt", written.replace(dataset.fingerprint, "FINGERPRINT"))
+    written = written.replace(dataset.fingerprint, "FINGERPRINT")
+    golden("audit.txt", written)
+    page = Path(__file__).parents[4] / "docs/reference/audit.md"
+    assert f"```text\n{written}```" in page.read_text(encoding="utf-8"), "the page shows it"
 
 
 @pytest.mark.parametrize("strings", [False, True])
