@@ -10,7 +10,16 @@ from dicm_kit.data.options import PrepareOptions
 from dicm_kit.data.parts import log_query
 from dicm_kit.data.state import STATE, Part
 from dicm_kit.data.steps import publish
-from dicm_kit.data.vocabulary import Encoding, check_types, quoted, values_of, vocab_query, vocabularies
+from dicm_kit.data.vocabulary import (
+    Encoding,
+    check_types,
+    counted_query,
+    indexed_query,
+    quoted,
+    values_of,
+    vocab_query,
+    vocabularies,
+)
 from dicm_kit.errors import DataError, some
 from dicm_kit.interfaces import DataSource, SourceColumn
 
@@ -247,8 +256,11 @@ class Tables(AbstractContextManager["Tables"]):
                     self._database.scalar(f"SELECT typeof(value) FROM read_parquet({quoted(before)})")
                 )
             check_types(vocab, types)
-            query = vocab_query(columns, self.options.min_count, before if before.exists() else None)
-            self._database.copy(query, aside / f"{vocab}.parquet")
+            # in three queries: what one holds in memory is gone before the next
+            counted, indexed = self.work / "counted.parquet", self.work / "indexed.parquet"
+            self._database.copy(counted_query(columns, before if before.exists() else None), counted)
+            self._database.copy(indexed_query(counted, self.options.min_count), indexed)
+            self._database.copy(vocab_query(indexed), aside / f"{vocab}.parquet")
         publish(aside, self.new / "vocab")
 
     def write_items(self) -> None:

@@ -83,28 +83,36 @@ def vocabularies(encodings: list[Encoding]) -> dict[str, list[Encoding]]:
     return found
 
 
-def vocab_query(columns: list[Encoding], min_count: int, before: Path | None) -> str:
-    """SQL: the vocabulary of some columns: `value`, `index`, `count`, in the order of codes.
-
-    Row 0 is that of null. The values of the file `before` keep their rows; new ones follow, the most frequent first.
-    """
+def counted_query(columns: list[Encoding], before: Path | None) -> str:
+    """SQL: every value of some columns, with its count in training, and its code where the file `before` has one."""
     values = " UNION ALL ".join(f"({each.counts})" for each in columns)
     counted = f"SELECT value, sum(times)::BIGINT AS count FROM ({values}) WHERE value IS NOT NULL GROUP BY value"
     if before is None:
-        merged = f"SELECT value, NULL::BIGINT AS code, count FROM ({counted})"
-    else:
-        merged = f"""SELECT coalesce(c.value, o.value) AS value, o.code, coalesce(c.count, 0) AS count
-            FROM ({counted}) c FULL JOIN (
-                SELECT value, file_row_number AS code
-                FROM read_parquet({quoted(before)}, file_row_number = true) WHERE value IS NOT NULL
-            ) o ON c.value = o.value"""
-    return f"""
-        SELECT value, index, count FROM (
+        return f"SELECT value, NULL::BIGINT AS code, count FROM ({counted})"
+    return f"""SELECT coalesce(c.value, o.value) AS value, o.code, coalesce(c.count, 0) AS count
+        FROM ({counted}) c FULL JOIN (
+            SELECT value, file_row_number AS code
+            FROM read_parquet({quoted(before)}, file_row_number = true) WHERE value IS NOT NULL
+        ) o ON c.value = o.value"""
+
+
+def indexed_query(counted: Path, min_count: int) -> str:
+    """SQL: the values of the file `counted` with their indices, 0 for those that training has too rarely."""
+    # row_number() over a sorted query streams; a window with an order of its own would hold all values in memory
+    file = f"read_parquet({quoted(counted)})"
+    return f"""SELECT value, code, count, row_number() OVER () AS index
+        FROM (SELECT * FROM {file} WHERE count >= {min_count} ORDER BY count DESC, value)
+        UNION ALL SELECT value, code, count, 0 AS index FROM {file} WHERE count < {min_count}"""
+
+
+def vocab_query(indexed: Path) -> str:
+    """SQL: a vocabulary of the file `indexed`: `value`, `index`, `count`, in the order of codes.
+
+    Row 0 is that of null. The values that had codes keep their rows; new ones follow, the most frequent first.
+    """
+    return f"""SELECT value, index, count FROM (
             SELECT NULL AS value, 0::BIGINT AS index, 0::BIGINT AS count, 0::BIGINT AS code
-            UNION ALL
-            SELECT value, CASE WHEN count >= {min_count} THEN
-                row_number() OVER (PARTITION BY count >= {min_count} ORDER BY count DESC, value) ELSE 0 END, count, code
-            FROM ({merged})
+            UNION ALL SELECT value, index, count, code FROM read_parquet({quoted(indexed)})
         ) ORDER BY code NULLS LAST, count DESC, value"""
 
 
