@@ -80,17 +80,17 @@ def test_prepare_ends_with_an_audit_and_fails_for_problems(tmp_path: Path, capsy
 def test_run_prints_the_warnings_of_what_it_prepared_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    class Stop(Exception):
-        """The session would begin."""
+    class BegunError(Exception):
+        """The session begins."""
 
-    monkeypatch.setattr(run, "Session", lambda *_: (_ for _ in ()).throw(Stop))
-    with pytest.raises(Stop):
+    monkeypatch.setattr(run, "Session", lambda *_: (_ for _ in ()).throw(BegunError))
+    with pytest.raises(BegunError):
         run.run(debug(tmp_path))
     out = capsys.readouterr().out
     assert out.startswith("warning: ")
     assert out.endswith(f"The whole audit: {tmp_path / 'data/audit.txt'}\n")
     assert "\ntrain" not in out
-    with pytest.raises(Stop):
+    with pytest.raises(BegunError):
         run.run(debug(tmp_path, run_dir="again"))
     assert capsys.readouterr().out == ""
 

@@ -80,6 +80,14 @@ def test_what_prepare_makes_has_no_problems(tmp_path: Path, options: PrepareOpti
     assert {example.clicked for example in found.examples} == {True, False}
 
 
+def test_a_folder_that_days_were_added_to(tmp_path: Path) -> None:
+    options, shop = PrepareOptions(lanes=2, partitions=2, min_count=2), random_shop(5, impressions=900)
+    for ends in ((4,), (4, 5), (4, 5, 6)):
+        dataset = prepare(shop.cut(*ends), options, tmp_path / "out", progress=False)
+        assert audit(dataset).problems == []
+    assert [split.parts for split in audit(dataset).splits.values()] == [3, 1, 1]
+
+
 def test_drawn_negatives_are_named_and_not_taken_for_repeats(tmp_path: Path) -> None:
     shop = random_shop(3, impressions=800)
     positive = shop.tables["impressions"]["label"].to_numpy() == 1
