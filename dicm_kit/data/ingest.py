@@ -81,7 +81,7 @@ def ingest(
             writer.write_batch(typed)
             row += len(batch)
             advance(len(batch))
-    if writer is None or row == first:
+    if writer is None or (row == first and piece is None):  # of several pieces, filters may leave some empty
         raise DataError("the data source yields none", where=where, todo="Look at the files it reads.")
     problems.raise_any()
     publish(aside, out)

@@ -59,14 +59,17 @@ class Preparation:
             name = "impressions" if len(self.pieces) == 1 else f"impressions {piece}"
             self._step(name, partial(self._ingest, number, piece))
         self._step("pictures", self._store_pictures)
+        new_rows = self._new_rows() > 0
+        if not new_rows and self.before is None:
+            raise DataError("the data source yields none", where="impressions", todo="Look at the files it reads.")
         with tables:
             tables.open([self._piece(number) for number in range(len(self.pieces))])
-            if self.pieces:
+            if new_rows:
                 self._step("checks", tables.check)
                 self._step("filters", self._filter)
-            self._step("parts", self._plan_parts)
+            self._step("parts", lambda: self._plan_parts(new_rows))
             parts = self._parts()
-            if self.pieces:
+            if new_rows:
                 tables.open_log(parts, self._filtered())
                 self._step("splits", lambda: self._check_splits(parts))
                 self._step("counts", lambda: tables.write_counts(parts, clicks=self.options.split.by == "time"))
@@ -75,11 +78,11 @@ class Preparation:
             tables.open_counts(parts)
             self._step("vocabularies", tables.write_vocabularies)
             self._step("item table", tables.write_items)
-            if self.pieces:
+            if new_rows:
                 self._step("sorting", lambda: tables.write_sorted(parts))
-            self._step("samples", lambda: self._write_samples(parts))
+            self._step("samples", lambda: self._write_samples(parts, new_rows))
             description = Description(parts, self.before, self.out, self.work, tables)
-            dataset = description.dataset(self.options, self.asked, new_rows=bool(self.pieces))
+            dataset = description.dataset(self.options, self.asked, new_rows=new_rows)
         self._state(parts).save(self.new / STATE)
         dataset.save()
         return self.new
@@ -118,6 +121,11 @@ class Preparation:
             piece=piece if len(self.source.pieces) > 1 else None,
         )
 
+    def _new_rows(self) -> int:
+        import pyarrow.parquet as pq
+
+        return sum(pq.read_metadata(self._piece(number)).num_rows for number in range(len(self.pieces)))
+
     def _piece(self, number: int) -> Path:
         return self.work / f"impressions-{number:05d}.parquet"
 
@@ -144,8 +152,9 @@ class Preparation:
         left_out = self.tables.write_log() if self._filtered() else 0
         write_whole(self.work / "left_out.json", json.dumps({"left_out": left_out}).encode())
 
-    def _plan_parts(self) -> None:
-        parts = self._parts_by_time() if self.options.split.by == "time" else self._parts_by_split()
+    def _plan_parts(self, new_rows: bool) -> None:
+        by_time = self.options.split.by == "time"
+        parts = self._parts_by_time(new_rows) if by_time else self._parts_by_split(new_rows)
         content = [asdict(part) for part in parts]
         write_whole(self.work / "parts.json", json.dumps(content).encode())
 
@@ -153,8 +162,8 @@ class Preparation:
         content = json.loads((self.work / "parts.json").read_text())
         return [Part(**each | {"days": each["days"] and tuple(each["days"])}) for each in content]
 
-    def _parts_by_time(self) -> list[Part]:
-        days = self.tables.days() if self.pieces else []
+    def _parts_by_time(self, new_rows: bool) -> list[Part]:
+        days = self.tables.days() if new_rows else []
         last = self.state.last_day
         if last is not None and days and days[0] <= last:
             count, first = self.tables.first_rows_before(last)
@@ -172,8 +181,8 @@ class Preparation:
             old.append((name, (day_number(info.first_day), day_number(info.last_day))))
         return parts_by_time(old, days, self.options)
 
-    def _parts_by_split(self) -> list[Part]:
-        return [Part(split, split, None, new=bool(self.pieces)) for split in SPLITS]
+    def _parts_by_split(self, new_rows: bool) -> list[Part]:
+        return [Part(split, split, None, new=new_rows) for split in SPLITS]
 
     def _check_splits(self, parts: list[Part]) -> None:
         """Raises DataError for splits without rows, without positives, or without negatives."""
@@ -229,12 +238,12 @@ class Preparation:
 
     # --- what comes out ---
 
-    def _write_samples(self, parts: list[Part]) -> None:
+    def _write_samples(self, parts: list[Part], new_rows: bool) -> None:
         import pyarrow.parquet as pq
 
         written: dict[str, Written] = {}
         missing = 0
-        if self.pieces:
+        if new_rows:
             aside = self.work / "samples"
             shutil.rmtree(aside, ignore_errors=True)
             negatives = self._negatives(parts)
@@ -269,12 +278,9 @@ class Preparation:
         return Negatives(options, Alive.read(self.work / "alive.parquet", options), seeds)
 
     def _state(self, parts: list[Part]) -> State:
-        import pyarrow.parquet as pq
-
-        rows = sum(pq.read_metadata(self._piece(number)).num_rows for number in range(len(self.pieces)))
         new = {piece: self.source.pieces[piece] for piece in self.pieces}
         last_day = parts[-1].days[1] if parts and parts[-1].days else None
-        return State(self.state.pieces | new, self.source.snapshot, self.state.rows + rows, last_day)
+        return State(self.state.pieces | new, self.source.snapshot, self.state.rows + self._new_rows(), last_day)
 
 
 def _write_targets(file: Path, targets: np.ndarray) -> None:

@@ -47,7 +47,7 @@ def prepare(
     out: Path | str,
     *,
     progress: bool = True,
-    memory_mb: int = 192,
+    memory_mb: int = 256,
 ) -> Dataset:
     """Returns the dataset folder `out` of the source: made, gone on with where a run was cut off, grown by the days
     that are new, or as it is.

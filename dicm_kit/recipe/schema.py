@@ -44,7 +44,7 @@ class DataSection:
     """Slices the pictures are spread over."""
     min_count: int = 1
     """Ids seen less often in the training split become unknown."""
-    memory_mb: int = 192
+    memory_mb: int = 256
     """Memory for sorting and joining while the folder is made, in MB; the rest goes to disk beside it."""
 
 

@@ -234,6 +234,21 @@ def test_a_wrong_new_day_leaves_the_dataset_as_it_is(tmp_path):
     assert made(tmp_path / "out", right).splits["test"].parts == ("1970-01-05",)
 
 
+def test_a_new_piece_without_rows_is_noted_and_changes_nothing(tmp_path):
+    shop = random_shop(impressions=900, days=5)
+    dataset = made(tmp_path / "out", shop.cut(4))
+    empty = shop.cut(4, 5)
+    empty.tables["day 4"] = empty.tables["day 4"].slice(0, 0)
+    empty._stream = lambda name: iter(
+        empty.tables[name].to_batches() or [pa.RecordBatch.from_pylist([], empty.tables[name].schema)]
+    )
+    before = files(tmp_path / "out")
+    grown = made(tmp_path / "out", empty)
+    assert grown.splits == dataset.splits
+    assert files(tmp_path / "out") == before
+    assert made(tmp_path / "out", empty).fingerprint == grown.fingerprint != dataset.fingerprint
+
+
 def test_only_a_split_by_time_can_grow(tmp_path):
     shop = random_shop(impressions=900, days=5)
     options = replace(OPTIONS, split=SplitOptions(by="user_order"))
