@@ -129,6 +129,9 @@ class ImagesSection:
     """What a picture that is not in the store gives: a zero vector, or an error."""
     store: Literal["mmap", "memory"] = "mmap"
     """Read the backbone's vectors from files as needed, or hold them all in memory."""
+    transport: Literal["vectors", "backbone_vectors"] = "vectors"
+    """What travels between ranks with `trainer.strategy=image_server`: picture vectors, or the wide ones of the backbone,
+    to measure what the paper's store-in-server would cost."""
 
 
 @dataclass(kw_only=True)
@@ -227,8 +230,9 @@ class TrainerSection:
     """Passes over the training split; null: until `max_steps`."""
     max_steps: int | None = None
     """Batches after which training ends in any case; null: no such limit."""
-    strategy: Literal["auto", "ddp"] = "auto"
-    """How several ranks work together; `auto` is `ddp` when there are several."""
+    strategy: Literal["auto", "ddp", "image_server"] = "auto"
+    """How several ranks work together; `auto` is `ddp` when there are several. `image_server` shares the pictures out:
+    each rank keeps and computes its own partitions of them (docs/explanation/image_server.md)."""
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
     """What to train on."""
     devices: int = 1
