@@ -39,6 +39,7 @@ from dicm_kit.training.metrics import RankingMetrics
 from dicm_kit.training.module import CtrModule
 from dicm_kit.training.optimizers import OptimizerPlan
 from dicm_kit.training.slices import TargetSlices
+from dicm_kit.training.strategy import ImageServerStrategy
 
 
 def is_first() -> bool:
@@ -164,7 +165,7 @@ class Session:
         )
         return pl.Trainer(
             accelerator=options.accelerator,
-            strategy=options.strategy,
+            strategy=ImageServerStrategy() if options.strategy == "image_server" else options.strategy,
             devices=options.devices,
             num_nodes=options.num_nodes,
             precision=options.precision,

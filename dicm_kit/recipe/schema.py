@@ -130,8 +130,7 @@ class ImagesSection:
     store: Literal["mmap", "memory"] = "mmap"
     """Read the backbone's vectors from files as needed, or hold them all in memory."""
     transport: Literal["vectors", "backbone_vectors"] = "vectors"
-    """What travels between ranks with `trainer.strategy=image_server`: picture vectors, or the wide ones of the backbone,
-    to measure what the paper's store-in-server would cost."""
+    """What `image_server` sends between ranks; `backbone_vectors`: to measure what store-in-server would cost."""
 
 
 @dataclass(kw_only=True)
@@ -231,8 +230,7 @@ class TrainerSection:
     max_steps: int | None = None
     """Batches after which training ends in any case; null: no such limit."""
     strategy: Literal["auto", "ddp", "image_server"] = "auto"
-    """How several ranks work together; `auto` is `ddp` when there are several. `image_server` shares the pictures out:
-    each rank keeps and computes its own partitions of them (docs/explanation/image_server.md)."""
+    """How several ranks work together; `auto`: `ddp`; `image_server`: `ddp`, and the pictures are shared out."""
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
     """What to train on."""
     devices: int = 1

@@ -35,6 +35,7 @@ class ImageServerStrategy(DDPStrategy):
         assert module is not None, "Lightning connects the module first"
         for server in _servers(module):
             group = torch.distributed.new_group(backend=self._get_process_group_backend(), timeout=self._timeout)
+            assert isinstance(group, torch.distributed.ProcessGroup), "every rank is in it"
             self._groups.append(group)
             server.spread(group)
         super().setup(trainer)
