@@ -27,6 +27,7 @@ class ToyStore:
     """The wide vectors of `ToyServer` in partitions, for a real image server; key 29 has none."""
 
     num_partitions = 5
+    num_bytes = None
 
     def __init__(self, identity: str = "toys", broken: int | None = None):
         self.wide = torch.randn(ITEMS + 1, 8, generator=torch.Generator().manual_seed(0))

@@ -32,6 +32,8 @@ class PartitionedStore(PictureStore, Protocol):
 
     num_partitions: int
     """P"""
+    num_bytes: int | None
+    """Of all partitions together, where that is known without opening them."""
     identity: str
     """Says what is stored; equal on ranks whose partitions belong together."""
 
@@ -61,6 +63,8 @@ class FeatureStore:
         """C"""
         self.count: int = meta["count"]
         """How many pictures have a vector, in all partitions."""
+        self.num_bytes: int | None = self.count * (8 + 2 * self.dim)
+        """Of keys and vectors, in all partitions."""
         self.identity = f"features {meta.get('fingerprint')}, {self.count} pictures in {self.num_partitions} partitions"
         self.serve(range(self.num_partitions) if partitions is None else partitions)
 
@@ -173,6 +177,7 @@ class PixelStore:
         """Key -> why it could not be decoded."""
         _, self._height, self._width = transform(Image.new("RGB", (8, 8))).shape
         self.num_partitions, self.identity = describe_shards(images_folder)
+        self.num_bytes: int | None = None
         self.serve(range(self.num_partitions) if partitions is None else partitions)
 
     def serve(self, partitions: Collection[int]) -> None:
