@@ -240,6 +240,12 @@ def test_two_ranks_train_the_same_model(shop: Path, strategy: str) -> None:
     mine, theirs = (read_predictions(shop / each).rows for each in (ranks, "run"))
     assert all((mine[name] == theirs[name]).all() for name in mine if name != "logit"), "in the same order"
     assert result["intervals"]["gauc"] == pytest.approx(wanted["intervals"]["gauc"], abs=1e-3)
+    mine, theirs = result["pictures"], wanted["pictures"]
+    assert (mine["references"], mine["grouped"]) == (theirs["references"], theirs["grouped"])
+    ran = "ams" if strategy == "image_server" else "store_in_worker"
+    assert [way for way, each in mine["ways"].items() if each["how"] == "measured"] == [ran]
+    assert mine["distinct"] == (theirs["distinct"] if ran == "ams" else None)
+    assert f"{'AMS' if ran == 'ams' else 'store-in-worker'}  " in out
 
 
 # --- variants ---
