@@ -5,9 +5,10 @@
    `log_config.py` its keys, `log_files.py`, `log_tables.py`, `log_types.py`, `log_csv.py`, `log_blocks.py` reading,
    `log_rows.py`, `log_time.py`, `log_filters.py`, `log_history.py` impressions, `log_side.py` items and users,
    `log_pictures.py`, `log_tar.py`, `log_problems.py` rows that cannot be used; `options.py` the recipe's keys;
-   `prepare.py` the steps: `ingest.py` checks, `pictures.py` shards, `parts.py` which rows are in
-   which split, `state.py` what is kept so that days can be added, `tables.py` joins and sorts, `vocabulary.py` codes and
-   indices, `negatives.py`, `grouping.py` histories, `lanes.py` files, `steps.py` what is done is not done twice, `progress.py`;
+   `prepare.py` the folder, `preparation.py` the steps: `ingest.py` checks, `pictures.py` shards, `parts.py` which rows
+   are in which split, `state.py` what is kept so that days can be added, `tables.py` joins and sorts in `database.py`,
+   `vocabulary.py` codes and indices, `negatives.py`, `grouping.py` histories, `lanes.py` files, `description.py` what
+   dataset.yaml says, `steps.py` what is done is not done twice, `progress.py`;
    `dataset.py` the folder, opened; `order.py`, `ragged.py`, `windows.py`, `reader.py` who reads what and when;
    `collate.py`, `packed.py`, `datamodule.py`; `audit/look.py` what a person should know of a folder: `audit/format.py`,
    `audit/batch.py`, `audit/scan.py`, `audit/photos.py` errors of format and counts, `audit/joins.py`, `audit/users.py`,

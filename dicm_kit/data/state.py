@@ -118,6 +118,13 @@ def day_text(day: int) -> str:
     return (date(1970, 1, 1) + timedelta(days=day)).isoformat()
 
 
+def day_number(text: str) -> int:
+    """Returns a UTC day like 2024-01-31 as a number counted from 1970."""
+    from datetime import date
+
+    return (date.fromisoformat(text) - date(1970, 1, 1)).days
+
+
 def _name(span: tuple[int, int]) -> str:
     first, last = (day_text(day) for day in span)
     return first if first == last else f"{first}_{last}"

@@ -1,23 +1,19 @@
 """duckdb over the ingested tables: checks, counts, vocabularies, the item table, and the log joined and sorted."""
 
-import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from dicm_kit.data.database import Database
 from dicm_kit.data.options import PrepareOptions
 from dicm_kit.data.parts import log_query
 from dicm_kit.data.state import STATE, Part
 from dicm_kit.data.steps import publish
-from dicm_kit.data.vocabulary import HASH64, Encoding, check_types, quoted, values_of, vocab_query, vocabularies
+from dicm_kit.data.vocabulary import Encoding, check_types, quoted, values_of, vocab_query, vocabularies
 from dicm_kit.errors import DataError, some
 from dicm_kit.interfaces import DataSource, SourceColumn
 
-if TYPE_CHECKING:
-    import duckdb
-
-_THREADS = 4
 _OF_LOG = ("order", "history", "history_time", "click_probability")
 
 
@@ -29,7 +25,8 @@ class Tables(AbstractContextManager["Tables"]):
     """
 
     def __init__(self, source: DataSource, options: PrepareOptions, work: Path, out: Path, memory_mb: int):
-        self.work, self.out, self.new, self.options, self._memory_mb = work, out, work / "new", options, memory_mb
+        self.work, self.out, self.new, self.options = work, out, work / "new", options
+        self._database = Database(work, memory_mb)
         self._has_users = bool(source.columns.user)
         ours = {"user": {"user_id"}, "item": {"item_id", "picture", "picture_key", "train_count"}}
         for side, reserved in ours.items():
@@ -63,25 +60,13 @@ class Tables(AbstractContextManager["Tables"]):
                 for name, column in columns.context.items()
             ],
         }
-        self._database: duckdb.DuckDBPyConnection | None = None
 
     def __enter__(self) -> "Tables":
-        import duckdb
-
-        settings: dict[str, Any] = {
-            "memory_limit": f"{self._memory_mb}MB",
-            "threads": min(_THREADS, os.cpu_count() or 1),
-            "temp_directory": str(self.work / "duckdb"),
-        }
-        self._database = duckdb.connect(":memory:", config=settings)
-        self._run("SET enable_progress_bar = false")
-        self._run(HASH64)
+        self._database.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
-        assert self._database is not None
-        self._database.close()
-        self._database = None
+        self._database.__exit__(*error)
 
     # --- items and pictures ---
 
@@ -99,7 +84,7 @@ class Tables(AbstractContextManager["Tables"]):
                 FROM {fresh} n LEFT JOIN (SELECT item, row_number FROM {known}) o USING (item)
                 UNION ALL BY NAME SELECT o.* FROM {known} o ANTI JOIN {fresh} n ON o.item = n.item
                 ORDER BY row_number"""
-        self._publish(query, self.new / STATE / "items.parquet")
+        self._database.publish(query, self.new / STATE / "items.parquet")
 
     def merge_names(self) -> None:
         """Writes state/pictures.parquet, and images/rejected.parquet: the pictures that count as missing, which are
@@ -110,14 +95,14 @@ class Tables(AbstractContextManager["Tables"]):
         if before.exists():
             known = f"read_parquet({quoted(before)})"
             query = f"SELECT o.* FROM {known} o ANTI JOIN ({query}) n ON o.name = n.name UNION ALL {query}"
-        self._publish(query, self.new / STATE / "pictures.parquet")
+        self._database.publish(query, self.new / STATE / "pictures.parquet")
         names = f"read_parquet({quoted(self.new / STATE / 'pictures.parquet')})"
         items = f"read_parquet({quoted(self.new / STATE / 'items.parquet')})"
         wanted = f"SELECT DISTINCT picture::VARCHAR AS name FROM {items} WHERE picture IS NOT NULL"
         query = f"""SELECT name, reason FROM {names} WHERE key = 0 UNION ALL
             SELECT name, 'the data source yields no such picture' FROM ({wanted}) ANTI JOIN {names} USING (name)
             ORDER BY name"""
-        self._publish(query, self.new / "images" / "rejected.parquet")
+        self._database.publish(query, self.new / "images" / "rejected.parquet")
 
     # --- the new rows of the log ---
 
@@ -125,10 +110,10 @@ class Tables(AbstractContextManager["Tables"]):
         """Makes the views of the tables that are ingested."""
         if pieces:
             listed = ", ".join(quoted(path) for path in pieces)
-            self._view("impressions", f"SELECT * FROM read_parquet([{listed}])")
-        self._view("items", f"SELECT * FROM read_parquet({quoted(self.new / STATE / 'items.parquet')})")
+            self._database.view("impressions", f"SELECT * FROM read_parquet([{listed}])")
+        self._database.view("items", f"SELECT * FROM read_parquet({quoted(self.new / STATE / 'items.parquet')})")
         if self._has_users:
-            self._view("users", f"SELECT * FROM read_parquet({quoted(self.work / 'users.parquet')})")
+            self._database.view("users", f"SELECT * FROM read_parquet({quoted(self.work / 'users.parquet')})")
 
     def check(self) -> None:
         """Raises DataError for rows that do not fit the items and users."""
@@ -144,10 +129,10 @@ class Tables(AbstractContextManager["Tables"]):
 
     def write_log(self) -> int:
         """Writes the new rows that stay, with the split that the options give them; returns how many were left out."""
-        query, filters = log_query(self.options, self._columns("impressions"), self._has_users)
-        self._publish(query, self.work / "log.parquet")
-        kept = self._scalar(f"SELECT count(*) FROM read_parquet({quoted(self.work / 'log.parquet')})")
-        rows = self._scalar("SELECT count(*) FROM impressions")
+        query, filters = log_query(self.options, self._database.columns("impressions"), self._has_users)
+        self._database.publish(query, self.work / "log.parquet")
+        kept = self._database.scalar(f"SELECT count(*) FROM read_parquet({quoted(self.work / 'log.parquet')})")
+        rows = self._database.scalar("SELECT count(*) FROM impressions")
         if rows and not kept:
             raise DataError(
                 f"no row of {rows:,} is left after {' and '.join(filters)}",
@@ -159,13 +144,13 @@ class Tables(AbstractContextManager["Tables"]):
     def days(self) -> list[int]:
         """Returns the UTC days of the new rows, ascending."""
         query = "SELECT DISTINCT floor(time / 86400.0)::BIGINT FROM impressions ORDER BY 1"
-        return [day for (day,) in self._run(query).fetchall()]
+        return [day for (day,) in self._database.rows(query)]
 
     def first_rows_before(self, day: int) -> tuple[int, int]:
         """Returns how many of the new rows are of `day` or earlier, and the earliest day."""
         query = f"""SELECT count(*), coalesce(min(floor(time / 86400.0)), 0)::BIGINT FROM impressions
             WHERE floor(time / 86400.0) <= {day}"""
-        count, first = self._run(query).fetchone() or (0, 0)
+        count, first = self._database.run(query).fetchone() or (0, 0)
         return count, first
 
     def open_log(self, parts: Sequence[Part], filtered: bool) -> None:
@@ -179,18 +164,18 @@ class Tables(AbstractContextManager["Tables"]):
                 if each.days is not None
             ]
             part = f"CASE {' '.join(when)} END"
-        self._view("log", f"SELECT *, {part} AS part FROM {rows}")
+        self._database.view("log", f"SELECT *, {part} AS part FROM {rows}")
 
     def rows_and_positives(self) -> dict[int, tuple[int, int]]:
         """Returns rows and positives of each new part."""
         query = "SELECT part, count(*), sum(label)::BIGINT FROM log GROUP BY part"
-        return {part: (rows, positives) for part, rows, positives in self._run(query).fetchall()}
+        return {part: (rows, positives) for part, rows, positives in self._database.rows(query)}
 
     def strange_splits(self) -> tuple[int, list[str]]:
         """Returns how many rows have a split that is none, and five of them."""
-        count = self._scalar("SELECT count(*) FROM log WHERE part IS NULL")
+        count = self._database.scalar("SELECT count(*) FROM log WHERE part IS NULL")
         query = "SELECT DISTINCT split FROM log WHERE part IS NULL ORDER BY split LIMIT 5"
-        return count, [split for (split,) in self._run(query).fetchall()] if count else []
+        return count, [split for (split,) in self._database.rows(query)] if count else []
 
     def write_counts(self, parts: Sequence[Part], clicks: bool) -> None:
         """Writes what the state keeps of each new part; `clicks`: its positives too."""
@@ -200,16 +185,18 @@ class Tables(AbstractContextManager["Tables"]):
                 counted[f"context-{each.name}"] = f"{values_of(each.kind, each.raw)} AS value"
         for name, value in counted.items():
             query = f"SELECT part, {value}, 1 AS one FROM log"
-            self._run(f"CREATE TABLE counting AS SELECT part, value, count(*) AS times FROM ({query}) GROUP BY ALL")
+            self._database.run(
+                f"CREATE TABLE counting AS SELECT part, value, count(*) AS times FROM ({query}) GROUP BY ALL"
+            )
             for number, part in self._new(parts):
                 query = f"SELECT value, times FROM counting WHERE part = {number} ORDER BY value"
-                self._publish(query, self._of_part(part, name))
-            self._run("DROP TABLE counting")
-        order = ["order"] if "order" in self._columns("impressions") else []
+                self._database.publish(query, self._of_part(part, name))
+            self._database.run("DROP TABLE counting")
+        order = ["order"] if "order" in self._database.columns("impressions") else []
         kept = ", ".join(f'"{name}"' for name in ["user", "item", "time", *order, "row_number"])
         for number, part in self._new(parts) if clicks else []:
             query = f"SELECT {kept} FROM log WHERE part = {number} AND label = 1"
-            self._publish(query, self._of_part(part, "clicks"))
+            self._database.publish(query, self._of_part(part, "clicks"))
 
     def write_alive(self, out: Path) -> None:
         """Writes how many positives each item has on each day, or (`alive: always`) in all: what negatives are drawn
@@ -218,32 +205,32 @@ class Tables(AbstractContextManager["Tables"]):
         day = "floor(time / 86400.0)::BIGINT" if self.options.negatives.alive == "same_day" else "0::BIGINT"
         query = f"""SELECT {day} AS day, r.row_number AS item, count(*) AS positives
             FROM log JOIN items r USING (item) WHERE label = 1 GROUP BY ALL ORDER BY day, r.row_number"""
-        self._publish(query, out)
+        self._database.publish(query, out)
 
     # --- all parts ---
 
     def open_counts(self, parts: Sequence[Part]) -> None:
         """Makes the views of what is counted, in all parts; only training counts."""
-        self._run(
+        self._database.run(
             f'CREATE TABLE user_counts AS SELECT value AS "user", sum(times)::BIGINT AS times '
             f"FROM ({self._counts(parts, 'users')}) GROUP BY value"
         )
-        self._run(
+        self._database.run(
             f"CREATE TABLE item_counts AS SELECT value AS item, sum(times)::BIGINT AS times "
             f"FROM ({self._counts(parts, 'items')}) GROUP BY value"
         )
         for each in self.encodings["context"]:
             if each.vocab is not None:
-                self._view(f"counts of {each.name}", self._counts(parts, f"context-{each.name}"))
+                self._database.view(f"counts of {each.name}", self._counts(parts, f"context-{each.name}"))
         names = quoted(self.new / STATE / "pictures.parquet")
-        self._view(
+        self._database.view(
             "counted_items",
             f"""SELECT i.*, nullif(n.key, 0) AS picture_key, coalesce(c.times, 0) AS times
             FROM items i LEFT JOIN read_parquet({names}) n ON i.picture::VARCHAR = n.name
             LEFT JOIN item_counts c ON i.item = c.item""",
         )
         if self._has_users:
-            self._view(
+            self._database.view(
                 "counted_users",
                 'SELECT u.*, coalesce(c.times, 0) AS times FROM users u LEFT JOIN user_counts c ON u."user" = c."user"',
             )
@@ -256,10 +243,12 @@ class Tables(AbstractContextManager["Tables"]):
             before = self.out / "vocab" / f"{vocab}.parquet"
             types = {each.name: self._type(each) for each in columns}
             if before.exists():
-                types["in the dataset"] = str(self._scalar(f"SELECT typeof(value) FROM read_parquet({quoted(before)})"))
+                types["in the dataset"] = str(
+                    self._database.scalar(f"SELECT typeof(value) FROM read_parquet({quoted(before)})")
+                )
             check_types(vocab, types)
             query = vocab_query(columns, self.options.min_count, before if before.exists() else None)
-            self._copy(query, aside / f"{vocab}.parquet")
+            self._database.copy(query, aside / f"{vocab}.parquet")
         publish(aside, self.new / "vocab")
 
     def write_items(self) -> None:
@@ -268,14 +257,14 @@ class Tables(AbstractContextManager["Tables"]):
         query = f"""SELECT t.item, coalesce(t.picture_key, 0) AS picture_key, t.times AS train_count,
             {", ".join(f'{each.expression} AS "{each.name}"' for each in encodings)}
             FROM counted_items t {self._joins(encodings, "index")} ORDER BY t.row_number"""
-        self._publish(query, self.new / "items.parquet")
+        self._database.publish(query, self.new / "items.parquet")
 
     def write_sorted(self, parts: Sequence[Part]) -> None:
         """Writes the new rows by user and time, joined and encoded, after the clicks that their users have in earlier
         parts; users come in the order of a hash."""
         user, context = self.encodings["user"], self.encodings["context"]
-        given = [name for name in _OF_LOG if name in self._columns("log")]
-        weight = "t.weight" if "weight" in self._columns("log") else "1.0"
+        given = [name for name in _OF_LOG if name in self._database.columns("log")]
+        weight = "t.weight" if "weight" in self._database.columns("log") else "1.0"
         # user columns are joined through their own table, context columns to the log itself
         encoded_users = f"""SELECT t."user", {", ".join(f'{each.expression} AS "{each.name}"' for each in user[1:])}
             FROM counted_users t {self._joins(user[1:], "code")}"""
@@ -292,27 +281,32 @@ class Tables(AbstractContextManager["Tables"]):
             f'{user[0].expression} AS "user_{user[0].name}"',
             *[f'u."{each.name}" AS "user_{each.name}"' for each in user[1:]],
         ]
-        small = self._scalar("SELECT count(*) FROM items") < 2**31 - 1
+        small = self._database.scalar("SELECT count(*) FROM items") < 2**31 - 1
         item_rows = f"(SELECT item, row_number{'::INTEGER' if small else ''} AS item_row FROM items)"
         query = f"""SELECT {", ".join(columns)} FROM log t JOIN {item_rows} r ON r.item = t.item
             {self._joins([user[0], *context], "code")}
             {f'LEFT JOIN ({encoded_users}) u ON u."user" = t."user"' if self._has_users else ""}"""
         if earlier := self._earlier_clicks(parts, item_rows, [name for name in given if name == "order"]):
             query += f" UNION ALL BY NAME {earlier}"
-        number = "raw_user" if self._column_type("log", "user") == "BIGINT" else "hash64(raw_user)"
+        number = "raw_user" if self._database.column_type("log", "user") == "BIGINT" else "hash64(raw_user)"
         order = '"order", ' if "order" in given else ""
-        self._publish(
+        self._database.publish(
             f"""SELECT {number} AS user, * EXCLUDE (raw_user, row_number) FROM ({query})
             ORDER BY md5_number_lower(raw_user::VARCHAR), raw_user, "time", {order}row_number""",
             self.work / "sorted.parquet",
         )
+
+    def num_ids(self, vocab: str) -> int:
+        """Returns how many indices a vocabulary has, 0 included."""
+        file = quoted(self.new / "vocab" / f"{vocab}.parquet")
+        return int(self._database.scalar(f"SELECT max(index) FROM read_parquet({file})")) + 1
 
     def users_of(self, parts: Sequence[Part]) -> int:
         """Returns how many users the parts have together."""
         if not parts:
             return 0
         files = ", ".join(quoted(self._of_part(part, "users")) for part in parts)
-        return int(self._scalar(f"SELECT count(DISTINCT value) FROM read_parquet([{files}])"))
+        return int(self._database.scalar(f"SELECT count(DISTINCT value) FROM read_parquet([{files}])"))
 
     def _earlier_clicks(self, parts: Sequence[Part], item_rows: str, order: list[str]) -> str | None:
         files = [self._of_part(part, "clicks") for part in parts if not part.new]
@@ -332,7 +326,7 @@ class Tables(AbstractContextManager["Tables"]):
             *[f'{each.placeholder} AS "context_{each.name}"' for each in context],
             *[f'{each.placeholder} AS "user_{each.name}"' for each in user],
         ]
-        if "click_probability" in self._columns("log"):
+        if "click_probability" in self._database.columns("log"):
             columns.append("1.0::DOUBLE AS click_probability")
         young = ""
         if (days := self.options.history.max_age_days) is not None:
@@ -347,8 +341,8 @@ class Tables(AbstractContextManager["Tables"]):
 
     def _once(self, key: str, table: str, name: str | None = None) -> None:
         twice = f'SELECT "{key}", count(*) AS n FROM {table} GROUP BY "{key}" HAVING n > 1'
-        if count := self._scalar(f"SELECT count(*) FROM ({twice})"):
-            examples = [f"{value} ({n} times)" for value, n in self._run(f"{twice} ORDER BY 1 LIMIT 5").fetchall()]
+        if count := self._database.scalar(f"SELECT count(*) FROM ({twice})"):
+            examples = [f"{value} ({n} times)" for value, n in self._database.rows(f"{twice} ORDER BY 1 LIMIT 5")]
             raise DataError(
                 f"{count:,} come more than once: {some([*examples, *[''] * (count - len(examples))])}",
                 where=name or table,
@@ -356,7 +350,7 @@ class Tables(AbstractContextManager["Tables"]):
             )
 
     def _same_type(self, key: str, table: str) -> None:
-        here, there = self._column_type("impressions", key), self._column_type(table, key)
+        here, there = self._database.column_type("impressions", key), self._database.column_type(table, key)
         if here != there:
             raise DataError(
                 f"`{key}` is {here} in impressions and {there} in {table}",
@@ -366,9 +360,9 @@ class Tables(AbstractContextManager["Tables"]):
 
     def _known(self, key: str, table: str) -> None:
         strange = f'SELECT "{key}", count(*) AS n FROM impressions ANTI JOIN {table} USING ("{key}") GROUP BY "{key}"'
-        count, rows = self._run(f"SELECT count(*), coalesce(sum(n), 0) FROM ({strange})").fetchone() or (0, 0)
+        count, rows = self._database.run(f"SELECT count(*), coalesce(sum(n), 0) FROM ({strange})").fetchone() or (0, 0)
         if count:
-            examples = [value for value, _ in self._run(f"{strange} ORDER BY 1 LIMIT 5").fetchall()]
+            examples = [value for value, _ in self._database.rows(f"{strange} ORDER BY 1 LIMIT 5")]
             raise DataError(
                 f"{count:,} {table} in {rows:,} impressions are not among the {table}: "
                 f"{some([*examples, *[''] * (count - len(examples))])}",
@@ -376,7 +370,7 @@ class Tables(AbstractContextManager["Tables"]):
                 todo=f"Add them to the {table}, or leave these impressions out: `unlisted: drop`.",
             )
 
-    # --- duckdb ---
+    # --- names of queries and files ---
 
     def _all(self) -> list[Encoding]:
         return [each for encodings in self.encodings.values() for each in encodings]
@@ -400,46 +394,8 @@ class Tables(AbstractContextManager["Tables"]):
 
     def _type(self, encoding: Encoding) -> str:
         query = f"SELECT typeof(value) FROM ({encoding.counts}) LIMIT 1"
-        row = self._run(query).fetchone()
+        row = self._database.run(query).fetchone()
         return str(row[0]) if row else "VARCHAR"
-
-    def _column_type(self, table: str, column: str) -> str:
-        return str(self._scalar(f'SELECT typeof("{column}") FROM {table} LIMIT 1'))
-
-    def _columns(self, table: str) -> list[str]:
-        return [name for name, *_ in self._run(f"DESCRIBE {table}").fetchall()]
-
-    def _view(self, name: str, query: str) -> None:
-        self._run(f'CREATE OR REPLACE VIEW "{name}" AS {query}')
-
-    def _publish(self, query: str, out: Path) -> None:
-        aside = self.work / f"{out.name}.tmp"
-        self._copy(query, aside)
-        publish(aside, out)
-
-    def _copy(self, query: str, file: Path) -> None:
-        self._run(f"COPY ({query}) TO {quoted(file)} (FORMAT parquet, COMPRESSION lz4_raw)")
-
-    def _scalar(self, query: str) -> Any:
-        row = self._run(query).fetchone()
-        assert row is not None
-        return row[0]
-
-    def _run(self, query: str) -> "duckdb.DuckDBPyConnection":
-        import duckdb
-
-        assert self._database is not None
-        try:
-            return self._database.execute(query)
-        except duckdb.OutOfMemoryException as error:
-            if "max_temp_directory_size" in str(error):
-                raise  # the disk is full, not the memory
-            raise DataError(
-                f"the log cannot be joined and sorted in {self._memory_mb} MB of memory",
-                where=str(self.out),
-                todo=f"Set `data.memory_mb` to {2 * self._memory_mb} or more. A new run goes on from the last finished "
-                "step.",
-            ) from error
 
 
 def _vocab(name: str, column: SourceColumn) -> str | None:

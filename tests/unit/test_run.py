@@ -1,6 +1,7 @@
 """What run.py adds to its parts: `--against`, the machine's threads."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from recipes.debug_runs import debug
 from unit.artifacts.predicted import rows, run_folder
 
 from dicm_kit import run
-from dicm_kit.errors import RecipeError, RunError
+from dicm_kit.errors import DataError, RecipeError, RunError
 
 # --- against ---
 
@@ -61,6 +62,37 @@ def test_extract_of_a_recipe_without_pictures_is_refused(tmp_path: Path) -> None
     loaded.recipe.images = None
     with pytest.raises(RecipeError, match="there is nothing to extract"):
         run.extract(loaded)
+
+
+def test_prepare_ends_with_an_audit_and_fails_for_problems(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    loaded = debug(tmp_path)
+    dataset = run.prepare(loaded)
+    written = (dataset.folder / "audit.txt").read_text()
+    assert written in capsys.readouterr().out
+    shutil.rmtree(dataset.images_folder)
+    dataset.images_folder.mkdir()
+    with pytest.raises(DataError, match="the audit found 1 problems"):
+        run.prepare(loaded)
+    assert "PROBLEM: images/shards.yaml: no such file" in capsys.readouterr().out
+    assert "PROBLEM: images/shards.yaml" in (dataset.folder / "audit.txt").read_text()
+
+
+def test_run_prints_the_warnings_of_what_it_prepared_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class BegunError(Exception):
+        """The session begins."""
+
+    monkeypatch.setattr(run, "Session", lambda *_: (_ for _ in ()).throw(BegunError))
+    with pytest.raises(BegunError):
+        run.run(debug(tmp_path))
+    out = capsys.readouterr().out
+    assert out.startswith("warning: ")
+    assert out.endswith(f"The whole audit: {tmp_path / 'data/audit.txt'}\n")
+    assert "\ntrain" not in out
+    with pytest.raises(BegunError):
+        run.run(debug(tmp_path, run_dir="again"))
+    assert capsys.readouterr().out == ""
 
 
 def test_prepare_and_extract_say_what_comes_next(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,10 +20,12 @@ def audit(dataset: Dataset) -> Audit:
 
     Errors of format come first: where there are any, what needs sound files is not looked at.
     """
+    from rich.console import Console
+
     findings = Findings()
     pictures: PictureCounts | None = None
     scan = Scan({part: PartTally() for part in dataset.parts})
-    with Joins(dataset) as joins:
+    with Console(stderr=True).status(f"audit of {dataset.folder}"), Joins(dataset) as joins:
         check_description(dataset, findings)
         vocabs = check_vocabularies(dataset, joins.database, findings)
         if check_items(dataset, vocabs, joins.database, findings):

@@ -125,7 +125,7 @@ class Scanner:
         batch = SampleBatch(record_batch, self._layout)
         for what, count in batch.wrong().items():
             self.findings.add(where, what, _TODO, count=count)
-        if batch.broken:
+        if batch.broken or not len(batch.item):
             return 0
         self._check_values(batch, where)
         self._count(batch, part, train)

@@ -149,7 +149,7 @@ def _pictures(pictures: PictureCounts) -> str:
 
 
 def _checks(found: Audit) -> str:
-    return "\n".join(_check(each) for each in found.checks)
+    return "\n".join(["Leakage:", *map(_check, found.checks)]) if found.checks else ""
 
 
 def _check(check: Check) -> str:

@@ -31,7 +31,18 @@ if TYPE_CHECKING:
 
 _VERSION = 1  # raised when the same files and config would give other streams
 _RESERVED = {
-    "impressions": ("user", "item", "time", "label", "order", "weight", "split", "history", "history_time"),
+    "impressions": (
+        "user",
+        "item",
+        "time",
+        "label",
+        "order",
+        "weight",
+        "split",
+        "history",
+        "history_time",
+        "click_probability",
+    ),
     "items": ("item", "picture", "item_id"),
     "users": ("user", "user_id"),
 }

@@ -33,6 +33,7 @@ class LogFile:
     fs: "AbstractFileSystem"
     path: str
     size: int
+    """Bytes; -1 where the filesystem does not know."""
 
     @property
     def where(self) -> str:
@@ -89,7 +90,7 @@ class Root:
             raise FieldError(field, self._nothing(fs, path, name, endings), todo=self._near(fs, path, name))
         if wrong := [each for each in found if not each.lower().endswith(endings)]:
             raise FieldError(field, f"cannot read {some(wrong)}", todo=f"It reads {', '.join(endings)}.")
-        files = [LogFile(self._name(fs, each), fs, each, int(info["size"] or 0)) for each, info in found.items()]
+        files = [LogFile(self._name(fs, each), fs, each, _size(info)) for each, info in found.items()]
         return sorted(files, key=lambda file: file.name)
 
     def folder(self, name: str, field: str) -> "tuple[AbstractFileSystem, str]":
@@ -156,6 +157,9 @@ def fingerprint(file: LogFile) -> str:
         digest.update(str(checksum).encode())
     else:
         with file.open() as stream:
+            if file.size < 0:
+                for block in iter(lambda: stream.read(_BLOCK), b""):
+                    digest.update(block)
             for start, length in _blocks(stream, file):
                 stream.seek(start)
                 digest.update(stream.read(length))
@@ -175,13 +179,13 @@ def is_local(fs: "AbstractFileSystem") -> bool:
 
 def listing(fs: "AbstractFileSystem", folder: str, endings: tuple[str, ...]) -> list[tuple[str, int]]:
     """Returns path and size of the files below a folder that have one of the endings, by path."""
-    return sorted((path, int(info["size"] or 0)) for path, info in _below(fs, folder, endings).items())
+    return sorted((path, _size(info)) for path, info in _below(fs, folder, endings).items())
 
 
 def _blocks(stream: BinaryIO, file: LogFile) -> list[tuple[int, int]]:
     """Returns (start, length) of what a fingerprint looks at."""
     if file.size <= (_SPREAD + 2) * _BLOCK:
-        return [(0, file.size)]
+        return [(0, file.size)] if file.size > 0 else []
     tail = _BLOCK
     if file.separator is None:
         stream.seek(file.size - 8)
@@ -189,6 +193,10 @@ def _blocks(stream: BinaryIO, file: LogFile) -> list[tuple[int, int]]:
     step = (file.size - 2 * _BLOCK) // (_SPREAD + 1)
     spread = [(_BLOCK + number * step, _BLOCK) for number in range(1, _SPREAD + 1)]
     return [(0, _BLOCK), *spread, (file.size - tail, tail)]
+
+
+def _size(info: dict[str, Any]) -> int:
+    return -1 if info.get("size") is None else int(info["size"])
 
 
 def _below(fs: "AbstractFileSystem", folder: str, endings: tuple[str, ...]) -> dict[str, Any]:

@@ -150,19 +150,24 @@ class ImpressionRows:
     def _first_time(self) -> float | None:
         """Returns the first time of the log that is a number."""
         for file in self._table.files:
-            for batch, _ in self._chosen(file, (self._time,)):
-                if len(column := batch[self._time].drop_null()):
-                    return column[0].as_py()
+            for values, _ in self._times(file):
+                if len(values):
+                    return values[0].item()
         return None
+
+    def _times(self, file: LogFile) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields the times of a file that are numbers, and the numbers of their rows."""
+        import pyarrow as pa
+
+        for batch, numbers in self._chosen(file, (self._time,)):
+            there = ~batch[self._time].is_null(nan_is_null=True).to_numpy(zero_copy_only=False)
+            yield batch[self._time].filter(pa.array(there)).to_numpy(zero_copy_only=False), numbers[there]
 
     def _mixed(self) -> DataError:
         """Returns the error for times of several units, after one more look at all times of the log."""
         counts, firsts = np.zeros(len(UNITS), np.int64), dict[int, str]()
         for file in self._table.files:
-            for batch, numbers in self._chosen(file, (self._time,)):
-                column = batch[self._time]
-                there = column.is_valid().to_numpy(zero_copy_only=False)
-                values, numbers = column.drop_null().to_numpy(zero_copy_only=False), numbers[there]
+            for values, numbers in self._times(file):
                 units = units_of(values)
                 counts += np.bincount(units, minlength=len(UNITS))
                 for unit in set(np.unique(units).tolist()) - firsts.keys():

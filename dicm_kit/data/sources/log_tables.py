@@ -176,10 +176,10 @@ class Table:
 
     def hint(self, name: str) -> str:
         """Returns what else may be done about a column whose ids are not whole numbers."""
-        is_id = any(each.column == name and each.role in ("id", "hash") for each in self.wanted)
+        is_id = any(each.column == name and each.role in ("id", "hash", "where") for each in self.wanted)
         if not is_id or all(file.separator is None for file in self.files):
             return ""
-        return f" Where such ids may be text, write `{self.section}.text: [{name}]`."
+        return f" Where such values may be text, write `{self.section}.text: [{name}]`."
 
 
 def _schema(file: LogFile) -> "pa.Schema":

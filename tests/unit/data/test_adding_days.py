@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from little_shop import DAY, LittleShop, picture, random_shop
 
+from dicm_kit.data import preparation as preparation_module
 from dicm_kit.data import prepare as prepare_module
 from dicm_kit.data.collate import ColumnsUsed
 from dicm_kit.data.dataset import SPLITS, Dataset
@@ -273,7 +274,7 @@ def test_killed_while_files_move_in_it_is_finished_by_the_next_run(tmp_path, mon
 def test_a_piece_that_comes_while_a_run_is_cut_off_begins_it_anew(tmp_path, monkeypatch):
     shop = random_shop(impressions=900, days=5)
     with monkeypatch.context() as patch:
-        patch.setattr(prepare_module, "write_lanes", lambda *_, **__: (_ for _ in ()).throw(Killed))
+        patch.setattr(preparation_module, "write_lanes", lambda *_, **__: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
             made(tmp_path / "out", shop.cut(4))
     dataset = made(tmp_path / "out", shop.cut(4, 5))

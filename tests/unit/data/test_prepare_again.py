@@ -13,7 +13,7 @@ import pytest
 import yaml
 from little_shop import random_shop
 
-from dicm_kit.data import prepare as prepare_module
+from dicm_kit.data import preparation as preparation_module
 from dicm_kit.data.dataset import Dataset
 from dicm_kit.data.prepare import PrepareOptions, prepare
 from dicm_kit.data.steps import locked
@@ -49,7 +49,7 @@ STEPS = ["items", "users", "impressions", "pictures", "checks", "vocabularies", 
 @pytest.mark.parametrize("before", [True, False])
 def test_a_run_that_was_cut_off_goes_on_with_the_step_that_was_not_finished(tmp_path, monkeypatch, whole, at, before):
     """Cut off right before a step's end is noted, or right after."""
-    done = prepare_module._Preparation._step
+    done = preparation_module.Preparation._step
 
     def cut(self, name, step):
         def killed() -> None:
@@ -61,7 +61,7 @@ def test_a_run_that_was_cut_off_goes_on_with_the_step_that_was_not_finished(tmp_
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(prepare_module._Preparation, "_step", cut)
+        patch.setattr(preparation_module.Preparation, "_step", cut)
         with pytest.raises(Killed):
             made(tmp_path / "out")
     with pytest.raises(DataError, match="its preparation was not finished"):
@@ -110,7 +110,7 @@ def test_a_folder_of_other_options_or_of_another_source_is_left_alone(tmp_path):
 
 def test_an_unfinished_folder_of_another_source_is_left_alone(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(prepare_module, "write_lanes", lambda *_, **__: (_ for _ in ()).throw(Killed))
+        patch.setattr(preparation_module, "write_lanes", lambda *_, **__: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
             made(tmp_path / "out")
     with pytest.raises(DataError, match="unfinished preparation of another source"):

@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from little_shop import DAY, LittleShop, random_shop
 
+from dicm_kit.data.database import Database
 from dicm_kit.data.dataset import SPLITS, Dataset
 from dicm_kit.data.options import GroupOptions, HistoryOptions, PrepareOptions, SplitOptions
 from dicm_kit.data.prepare import prepare
@@ -195,20 +196,14 @@ def test_no_row_left_says_after_which_filter(tmp_path):
         made(tmp_path / "out", shop, unlisted="drop")
 
 
-def test_too_little_memory_says_what_to_set(tmp_path, monkeypatch):
+def test_too_little_memory_says_what_to_set(tmp_path):
     import duckdb
 
-    from dicm_kit.data.tables import Tables
-
-    def full(self, query: str, file) -> None:
-        self._run("SELECT error('x')")
-
-    class Connection:
+    class Full:
         def execute(self, query: str):
             raise duckdb.OutOfMemoryException("Out of Memory Error: could not allocate block")
 
-        def close(self) -> None: ...
-
-    monkeypatch.setattr(Tables, "__enter__", lambda self: setattr(self, "_database", Connection()) or self)
-    with pytest.raises(DataError, match=r"cannot be joined and sorted in 192 MB .*\n\n  Set `data.memory_mb` to 384"):
-        made(tmp_path / "out", random_shop(impressions=300))
+    database = Database(tmp_path / "out" / ".prepare", 192)
+    database._connection = Full()
+    with pytest.raises(DataError, match=r"out: the log cannot be .* in 192 MB .*\n\n  Set `data.memory_mb` to 384"):
+        database.run("SELECT 1")

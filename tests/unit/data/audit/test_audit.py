@@ -47,7 +47,10 @@ def test_the_text_of_the_shop_by_hand(
     monkeypatch.chdir(folder.parent)
     dataset = Dataset.open(folder.name)
     written = text(audit(dataset))
-    golden("audit.txt", written.replace(dataset.fingerprint, "FINGERPRINT"))
+    written = written.replace(dataset.fingerprint, "FINGERPRINT")
+    golden("audit.txt", written)
+    page = Path(__file__).parents[4] / "docs/reference/audit.md"
+    assert f"```text\n{written}```" in page.read_text(encoding="utf-8"), "the page shows it"
 
 
 @pytest.mark.parametrize("strings", [False, True])
@@ -75,6 +78,14 @@ def test_what_prepare_makes_has_no_problems(tmp_path: Path, options: PrepareOpti
     assert len(found.examples) == 5
     assert max(len(example.history) for example in found.examples) >= 3
     assert {example.clicked for example in found.examples} == {True, False}
+
+
+def test_a_folder_that_days_were_added_to(tmp_path: Path) -> None:
+    options, shop = PrepareOptions(lanes=2, partitions=2, min_count=2), random_shop(5, impressions=900)
+    for ends in ((4,), (4, 5), (4, 5, 6)):
+        dataset = prepare(shop.cut(*ends), options, tmp_path / "out", progress=False)
+        assert audit(dataset).problems == []
+    assert [split.parts for split in audit(dataset).splits.values()] == [3, 1, 1]
 
 
 def test_drawn_negatives_are_named_and_not_taken_for_repeats(tmp_path: Path) -> None:

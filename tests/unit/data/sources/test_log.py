@@ -136,6 +136,12 @@ def test_ids_that_a_null_once_made_floats(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("file", ["log.parquet", "log.csv"])
+def test_a_column_with_a_dot_in_its_name(file: str, tmp_path: Path) -> None:
+    source = log_of(tmp_path, {"a.b": [1, 2], "a": [3, 4]}, name=file, user="a.b")
+    assert impressions(source)["user"] == [1, 2]
+
+
+@pytest.mark.parametrize("file", ["log.parquet", "log.csv"])
 def test_several_ids(file: str, tmp_path: Path) -> None:
     source = log_of(
         tmp_path,

@@ -1,6 +1,7 @@
 """Files below a root, on disk and behind an address; fingerprints: what they see and what they do not."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,17 @@ def test_an_object_store_says_it_itself(monkeypatch: pytest.MonkeyPatch, memory:
         assert fingerprint(file) == first
         tags["ETag"] = "two"
         assert fingerprint(file) != first
+
+
+def test_a_file_of_unknown_size_is_read_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    seen = set()
+    for place in range(0, 20 * BLOCK, BLOCK):
+        data = bytearray(20 * BLOCK)
+        data[place] = 1
+        path.write_bytes(data)
+        seen.add(fingerprint(replace(_file(path), size=-1)))
+    assert len(seen) == 20
 
 
 def test_it_is_the_same_on_every_machine(tmp_path: Path) -> None:

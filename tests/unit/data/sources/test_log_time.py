@@ -117,6 +117,14 @@ def test_a_unit_that_the_recipe_names(tmp_path: Path) -> None:
     assert impressions(log_of(tmp_path, {"time": [5, 10**12]}, time_unit="order"))["time"] == [5, 10**12]
 
 
+def test_a_number_that_is_none_has_no_unit(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"`time` is null in 1 row \(row 0\)"):
+        impressions(log_of(tmp_path, {"time": [float("nan"), float(FIRST)]}))
+    with pytest.raises(DataError, match=r"1 row in seconds .*; 1 row in milliseconds") as caught:
+        impressions(log_of(tmp_path, {"time": [float("nan"), float(FIRST), FIRST * 1000.0]}))
+    assert "nanoseconds" not in str(caught.value)
+
+
 def test_no_time_at_all(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="the log has no rows"):
         impressions(log_of(tmp_path, {"item": pa.array([], pa.int64()), "time": pa.array([], pa.int64())}))
