@@ -5,7 +5,10 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 
+from dicm_kit.features.tables import sparse_parameters
 from dicm_kit.images.server import ImageServer
 
 NAME = "image_server"
@@ -19,13 +22,13 @@ class ImageServerStrategy(DDPStrategy):
     Everything is as with `ddp` but where a picture is looked up and embedded: at its owner, once per step. Its
     gradient there is the sum over all ranks, so the mean over ranks that DDP makes of the embedder's gradients is
     what `ddp` would give: docs/explanation/image_server.md has the derivation.
-
-    `find_unused_parameters` is on unless it is given: DDP then keeps its buckets as they are, where it would otherwise
-    arrange them anew after the first step, and with them the order of sums; a resumed run would not be bit-identical.
+    DDP arranges its buckets anew after its first step, and with them the order of sums, so that a resumed run would
+    not be bit-identical. Here that is done before the first step, by two steps without data.
     """
 
-    def __init__(self, *, find_unused_parameters: bool = True, **options: Any):
-        super().__init__(find_unused_parameters=find_unused_parameters, **options)
+    def __init__(self, **options: Any):
+        """Takes what `DDPStrategy` takes."""
+        super().__init__(**options)
         self._groups: list[torch.distributed.ProcessGroup] = []
 
     def setup(self, trainer: pl.Trainer) -> None:
@@ -40,6 +43,12 @@ class ImageServerStrategy(DDPStrategy):
             server.spread(group)
         super().setup(trainer)
 
+    def configure_ddp(self) -> None:
+        """Wraps the module, and lets DDP settle its buckets."""
+        super().configure_ddp()
+        assert isinstance(self.model, DistributedDataParallel), "wrapped above"
+        _settle_buckets(self.model)
+
     def teardown(self) -> None:
         """Leaves the groups; `ImageServer.gather` makes the module usable on one rank."""
         super().teardown()
@@ -52,6 +61,31 @@ class ImageServerStrategy(DDPStrategy):
         for group in self._groups:
             torch.distributed.destroy_process_group(group)
         self._groups = []
+
+
+def _settle_buckets(ddp: DistributedDataParallel) -> None:
+    """Runs two steps whose loss is 0 * every parameter: DDP notes an order in the first and takes it in the second.
+
+    Collective. No gradient stays behind.
+    """
+    module = ddp.module
+    sparse = {id(each) for each in sparse_parameters(module)}
+    trained = [each for each in module.parameters() if each.requires_grad]
+
+    def touch() -> torch.Tensor:
+        no_rows = torch.empty(0, dtype=torch.int64, device=trained[0].device)
+        # no row of a table is a gradient as sparse as DDP expects it
+        used = [F.embedding(no_rows, each, sparse=True) if id(each) in sparse else each for each in trained]
+        return torch.stack([0 * each.sum() for each in used]).sum()
+
+    module.forward = touch
+    try:
+        for _ in range(2):
+            ddp().backward()
+    finally:
+        del module.forward  # the class's own is there again
+    for each in trained:
+        each.grad = None
 
 
 def _servers(module: torch.nn.Module) -> list[ImageServer]:

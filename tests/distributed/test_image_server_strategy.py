@@ -9,11 +9,13 @@ from distributed.lightning_ranks import ddp_trainer
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import StrategyRegistry
 from recipes.debug_runs import debug
-from toy import ToyData, ToyStore, image_server, toy_module
+from toy import PICTURE, ToyData, ToyStore, image_server, toy_module
 
 from dicm_kit import run
 from dicm_kit.errors import DicmError
+from dicm_kit.images.embedder import Embedder
 from dicm_kit.session import Session
+from dicm_kit.training.checkpoint import Checkpoints
 from dicm_kit.training.optimizers import OptimizerPlan
 from dicm_kit.training.strategy import ImageServerStrategy
 
@@ -201,3 +203,33 @@ def use_afterwards(rank, num_ranks):
         said = str(mistake)
     module.server.gather()
     return said, tuple(module.server(keys_N, None, torch.zeros(0, 1, dtype=torch.bool)).target_NI.shape)
+
+
+# --- DDP's buckets ---
+
+
+def train_and_resume(rank, num_ranks, folder, checkpoint):
+    """Wide layers: DDP has several buckets, whose order matters."""
+    module, data = toy_module(server=image_server()), ToyData(groups=(20, 12))
+    module.server.embedder = Embedder(8, (400, 400), PICTURE)
+    torch.manual_seed(2)
+    for parameter in module.server.embedder.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    trainer = ddp_trainer(
+        rank,
+        num_ranks,
+        lambda **options: ImageServerStrategy(bucket_cap_mb=0.1, **options),
+        max_epochs=2,
+        callbacks=[Checkpoints(folder, every=5, keep=3)],
+        limit_val_batches=0,
+    )
+    trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+    return {name: value.detach() for name, value in module.named_parameters()}, trainer.global_step
+
+
+def test_a_resumed_run_is_bit_identical_on_as_many_ranks(ranks, tmp_path):
+    whole = ranks.run(4, train_and_resume, tmp_path / "whole", None)
+    resumed = ranks.run(4, train_and_resume, tmp_path / "resumed", tmp_path / "whole/step-000000005.ckpt")
+    for (wanted, _), (got, steps) in zip(whole, resumed, strict=True):
+        assert steps == 12
+        assert [name for name, value in wanted.items() if not torch.equal(got[name], value)] == []
