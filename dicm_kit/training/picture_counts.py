@@ -53,7 +53,7 @@ class CountPictures(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        """Counts the step; ranks add up (136 bytes) only where a line of the log is written."""
+        """Counts the step; ranks add up (112 bytes) only where a line of the log is written."""
         if self._server is None:
             return
         self._steps += 1
