@@ -10,7 +10,7 @@ from dicm_kit.data.pictures import fingerprint_of
 from dicm_kit.data.steps import locked
 from dicm_kit.images.embedder import Embedder, Standardize
 from dicm_kit.images.extract import extract as extract_features
-from dicm_kit.images.features_file import find_features
+from dicm_kit.images.features_file import find_features, read_features
 from dicm_kit.images.server import ImageServer
 from dicm_kit.images.store import FeatureStore, PixelStore
 from dicm_kit.interfaces import ImageBackbone
@@ -35,7 +35,7 @@ class Pictures:
         request, (_, pictures) = backbone_request(loaded), fingerprint_of(keys)
         found = find_features(dataset.features_folder, request, pictures)
         if found is not None:
-            return cls(found, None, FeatureStore.open(found, "mmap").dim)
+            return cls(found, None, read_features(found)["dim"])
         backbone = build_backbone(loaded)
         if not backbone.frozen:
             return cls(None, backbone, backbone.out_dim)
@@ -60,6 +60,8 @@ class Pictures:
         recipe = loaded.recipe
         assert recipe.images is not None
         standardize = embedder[0] if isinstance(embedder[0], Standardize) else None
+        # None: all partitions; the strategy opens those of each rank
+        partitions = () if recipe.trainer.strategy == "image_server" else None
         store: FeatureStore | PixelStore
         if self.backbone is not None:
             if standardize is not None:
@@ -68,13 +70,14 @@ class Pictures:
                     "a trained backbone has no fixed statistics to standardize by",
                     "Leave it out, or use `trainable: none`.",
                 )
-            store = PixelStore(dataset.images_folder, self.backbone.transform)
+            store = PixelStore(dataset.images_folder, self.backbone.transform, partitions=partitions)
         else:
             assert self.features is not None
-            store = FeatureStore.open(self.features, recipe.images.store)
+            store = FeatureStore.open(self.features, recipe.images.store, partitions=partitions)
             if standardize is not None:
-                standardize.set(*store.statistics())
-        return ImageServer(store, embedder, self.backbone, missing=recipe.images.missing)
+                standardize.set(*FeatureStore.open(self.features, "mmap").statistics())
+        images = recipe.images
+        return ImageServer(store, embedder, self.backbone, missing=images.missing, transport=images.transport)
 
 
 def _device(recipe: Recipe) -> str:

@@ -14,6 +14,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from dicm_kit import __version__
 from dicm_kit.artifacts.metrics_file import METRICS_FILE, MetricsFile
+from dicm_kit.artifacts.picture_costs import picture_costs, print_picture_costs
 from dicm_kit.artifacts.predictions import in_order, write_predictions
 from dicm_kit.artifacts.results import print_result
 from dicm_kit.artifacts.run_folder import read_result, write_result
@@ -22,6 +23,7 @@ from dicm_kit.data.datamodule import CtrDataModule
 from dicm_kit.data.dataset import Dataset
 from dicm_kit.errors import RunError
 from dicm_kit.hookspecs import HOOK_API
+from dicm_kit.images.server import ImageServer
 from dicm_kit.picture_source import Pictures
 from dicm_kit.recipe.build import SIDES, build_parts
 from dicm_kit.recipe.load import LoadedRecipe, dump
@@ -38,7 +40,9 @@ from dicm_kit.training.checkpoint import (
 from dicm_kit.training.metrics import RankingMetrics
 from dicm_kit.training.module import CtrModule
 from dicm_kit.training.optimizers import OptimizerPlan
+from dicm_kit.training.picture_counts import CountPictures, PictureCounts
 from dicm_kit.training.slices import TargetSlices
+from dicm_kit.training.strategy import ImageServerStrategy
 
 
 def is_first() -> bool:
@@ -68,7 +72,7 @@ class Session:
             workers=self.recipe.data.workers,
         )
         self.provenance = self._provenance()
-        self.progress = CtrProgress()
+        self.progress, self.counted = CtrProgress(), CountPictures()
         self.trainer = self._trainer()
 
     def resumable(self) -> Path:
@@ -115,16 +119,43 @@ class Session:
         }
         if self.dataset.has_truth:
             result["oracle"] = oracle(self.dataset)
+        if self.counted.counts is not None:
+            result["pictures"] = self._picture_costs(self.counted.counts)
         if is_first():
             before = read_result(self.folder)
             if before is not None and not result["impressions_per_second"]:  # tested again: nothing was trained
                 result["impressions_per_second"] = before["impressions_per_second"]
+                result |= {"pictures": before["pictures"]} if "pictures" in before else {}
             rows = in_order(self.module.test_rows())
             write_predictions(self.folder, rows, self.dataset.fingerprint)
             result["intervals"], result["replicates"] = intervals(rows), replicates_of(len(rows["user"]))
             write_result(self.folder, result)
             print_result(result)
+            print_picture_costs(result.get("pictures", {}))
         return result
+
+    def _picture_costs(self, counts: PictureCounts) -> dict[str, Any]:
+        server, images = self.module.server, self.recipe.images
+        assert isinstance(server, ImageServer), "it was counted"
+        assert images is not None, "there is a server"
+        ran = {"vectors": "ams", "backbone_vectors": "store_in_server"}[images.transport]
+        is_shared = self.recipe.trainer.strategy == "image_server"
+        trained, traffic = server.backbone is not None, counts.traffic
+        return picture_costs(
+            ran=ran if is_shared else "store_in_worker",
+            ranks=counts.ranks,
+            steps=counts.steps,
+            references=counts.references,
+            grouped=counts.grouped,
+            asked=traffic.asked,
+            served=traffic.served,
+            elsewhere=traffic.keys_bytes // 8 if is_shared else None,
+            bytes_sent=traffic.bytes_sent,
+            wide=(4 if trained else 2) * server.embedder.in_dim,
+            wide_gradient=4 * server.embedder.in_dim if trained else 0,
+            narrow=4 * server.dim,
+            stored=getattr(server.store, "num_bytes", None),
+        )
 
     def _module(self) -> CtrModule:
         recipe, dataset = self.recipe, self.dataset
@@ -164,7 +195,7 @@ class Session:
         )
         return pl.Trainer(
             accelerator=options.accelerator,
-            strategy=options.strategy,
+            strategy=ImageServerStrategy() if options.strategy == "image_server" else options.strategy,
             devices=options.devices,
             num_nodes=options.num_nodes,
             precision=options.precision,
@@ -176,7 +207,7 @@ class Session:
             check_val_every_n_epoch=None if options.validate_every else 1,
             num_sanity_val_steps=0,
             logger=_logger(options.logger, self.folder),
-            callbacks=[checkpoints, self.progress],
+            callbacks=[checkpoints, self.progress, self.counted],
             enable_checkpointing=True,
             enable_model_summary=False,
             use_distributed_sampler=False,

@@ -28,6 +28,7 @@ __all__ = [
     "check_picture",
     "check_shards",
     "decode",
+    "describe_shards",
     "list_shards",
     "partition_of",
     "picture_key",
@@ -159,10 +160,21 @@ class ShardWriter(AbstractContextManager["ShardWriter"]):
         self._counts[path.name] = count
 
 
-def list_shards(folder: Path) -> list[Shard]:
-    """Returns the shards of a folder by partition and number, after a look that none is missing."""
+def describe_shards(folder: Path) -> tuple[int, str]:
+    """Returns the number of partitions, and a text that is equal for folders of the same shards."""
+    counts = _read_counts(Path(folder))
+    shards = counts["shards"]
+    digest = hashlib.sha256(repr(sorted(shards.items())).encode()).hexdigest()[:16]
+    partitions = counts["partitions"]
+    return partitions, f"{sum(shards.values())} pictures in {len(shards)} shards of {partitions} partitions, {digest}"
+
+
+def list_shards(folder: Path, partitions: Container[int] | None = None) -> list[Shard]:
+    """Returns the shards of all or some partitions, by partition and number, after a look that none is missing."""
     folder = Path(folder)
     counts = _read_counts(folder)["shards"]
+    if partitions is not None:
+        counts = {name: count for name, count in counts.items() if _numbers(folder / name)[0] in partitions}
     missing = [name for name in counts if not (folder / name).exists()]
     if missing:
         raise ImageError(f"{COUNTS} lists shards that are not there: {some(missing)}", where=str(folder))
@@ -210,8 +222,9 @@ def check_shards(folder: Path) -> int:
 class PictureIndex:
     """Finds a picture's bytes by its key. Holds 24 bytes a picture; made by one pass over the shards' headers."""
 
-    def __init__(self, folder: Path):
-        shards = list_shards(folder)
+    def __init__(self, folder: Path, partitions: Container[int] | None = None):
+        """Takes which partitions to index; None: all."""
+        shards = list_shards(folder, partitions)
         self._paths = [shard.path for shard in shards]
         rows = [
             (key, number, offset, size)

@@ -1,12 +1,16 @@
 """A toy model, toy batches and a toy data module for tests: seconds on one core, no files."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor, nn
 
+from dicm_kit.errors import ImageError
+from dicm_kit.exchange.owner import partition
 from dicm_kit.features.encoders import IdEncoder, IdsEncoder, NumberEncoder
+from dicm_kit.images.embedder import Embedder
+from dicm_kit.images.server import ImageServer
 from dicm_kit.interest.attention import Attention, MultiQueryAttention
 from dicm_kit.interest.pooling import SumPooling
 from dicm_kit.interfaces import InterestAggregator, NetShapes
@@ -17,6 +21,33 @@ from dicm_kit.training.slices import TargetSlices
 from dicm_kit.types import Bag, Batch, Pictures
 
 USERS, ITEMS, TAGS, LENGTH, PICTURE = 20, 30, 7, 5, 6
+
+
+class ToyStore:
+    """The wide vectors of `ToyServer` in partitions, for a real image server; key 29 has none."""
+
+    num_partitions = 5
+    num_bytes = None
+
+    def __init__(self, identity: str = "toys", broken: int | None = None):
+        self.wide = torch.randn(ITEMS + 1, 8, generator=torch.Generator().manual_seed(0))
+        self.identity, self.broken = identity, broken
+        self.served = set(range(self.num_partitions))
+
+    def serve(self, partitions: Collection[int]) -> None:
+        self.served = set(partitions)
+        if self.broken in self.served:
+            raise ImageError(f"partition {self.broken} cannot be read", where="toys")
+
+    def lookup(self, keys_U: Tensor) -> tuple[Tensor, Tensor]:
+        assert self.served.issuperset(partition(keys_U, self.num_partitions).tolist()), "another rank's partition"
+        return self.wide[keys_U], keys_U != ITEMS - 1
+
+
+def image_server(store: ToyStore | None = None) -> ImageServer:
+    """Returns a real image server in `ToyServer`'s place, the same each time."""
+    torch.manual_seed(1)
+    return ImageServer(store or ToyStore(), Embedder(8, (7,), PICTURE))
 
 
 class ToyServer(nn.Module):
@@ -48,6 +79,7 @@ def toy_module(
     attention: bool = True,
     dropout: float = 0.0,
     slices: TargetSlices | None = None,
+    server: nn.Module | None = None,
 ) -> CtrModule:
     """Returns a small DICM, the same for the same seed."""
     torch.manual_seed(seed)
@@ -77,7 +109,7 @@ def toy_module(
     )
     return CtrModule(
         encoders=encoders,
-        server=ToyServer(dropout) if pictures else None,
+        server=(server or ToyServer(dropout)) if pictures else None,
         image_target=pictures,
         image_history=pictures,
         interest=interest,
@@ -190,6 +222,9 @@ class ToyData(LightningDataModule):
         return ToyLoader(self, self.val_steps, 50_000, False)
 
     def test_dataloader(self) -> ToyLoader:
+        return ToyLoader(self, self.val_steps, 60_000, False)
+
+    def predict_dataloader(self) -> ToyLoader:
         return ToyLoader(self, self.val_steps, 60_000, False)
 
     def state_dict(self) -> dict[str, int]:

@@ -53,7 +53,7 @@ def print_result(result: Mapping[str, Any], console: Console | None = None) -> N
     console = console or Console()
     test, oracle, intervals = result["test"], result.get("oracle"), result.get("intervals", {})
     wide = console.width >= _WIDE
-    table = _table(f"{result['run_dir']}: test split of {result['dataset']}", "impressions")
+    table = plain_table(f"{result['run_dir']}: test split of {result['dataset']}", "impressions")
     for title in ("count", *_COLUMNS.values(), *(["oracle"] if oracle else [])):
         table.add_column(title, justify="right", no_wrap=True)
     for name, title in _SLICES.items():
@@ -83,7 +83,7 @@ def print_comparison(
     With several seeds, mean ± standard deviation. Below, the differences to the row `against`.
     """
     console = console or Console()
-    table = _table("test split", "recipe")
+    table = plain_table("test split", "recipe")
     several = any(len(row.results) > 1 for row in rows)  # then there is no room for it
     for title in (*_COMPARED.values(), *([] if several else ["impressions/s"])):
         table.add_column(title, justify="right", no_wrap=True)
@@ -100,7 +100,7 @@ def print_comparison(
 
 
 def _print_differences(rows: Sequence[Row], against: str, several: bool, console: Console) -> None:
-    table = _table(f"\ndifference to {against}, with 95 % intervals", "recipe")
+    table = plain_table(f"\ndifference to {against}, with 95 % intervals", "recipe")
     for title in ("GAUC over users", *(["over users and seeds", "± seeds"] if several else ["AUC over users"])):
         table.add_column(title, justify="right", no_wrap=True)
     for row in rows:
@@ -123,7 +123,7 @@ def print_against(
     """Prints the differences of all main metrics, over all impressions and the main slices."""
     console = console or Console()
     several = any(each.seeds is not None for each in differences.values())
-    table = _table(f"{run} against {against}: test split", "impressions")
+    table = plain_table(f"{run} against {against}: test split", "impressions")
     for title in ("run", "other", "difference", "95 % over users", *(["users and seeds"] if several else [])):
         table.add_column(title, justify="right", no_wrap=True)
     for name, title in _SLICES.items():
@@ -159,7 +159,8 @@ def recovered(baseline: Row, model: Row, reference: Row) -> float:
     return (own - base) / (best - base)
 
 
-def _table(title: str, first: str) -> Table:
+def plain_table(title: str, first: str) -> Table:
+    """Returns a table without a frame; `first` heads its first column."""
     table = Table(
         title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0)
     )

@@ -12,6 +12,7 @@ from dicm_kit.data.dataset import Dataset, Split
 from dicm_kit.data.packed import Packed, pack
 from dicm_kit.data.reader import check_ranks, num_steps, read_batches, slice_size
 from dicm_kit.errors import DataError
+from dicm_kit.exchange.agree import all_same
 from dicm_kit.types import Batch
 
 __all__ = ["BatchLoader", "ColumnsUsed", "CtrDataModule"]
@@ -44,6 +45,11 @@ class CtrDataModule(LightningDataModule):
         self._resume = (0, 0)  # epoch and step of the next training batch after a load_state_dict
         self._tables: ItemTables | None = None
         self._loaders: list[BatchLoader] = []
+
+    def setup(self, stage: str) -> None:
+        """Looks whether all ranks have the same dataset; DicmError, the same on each, when not."""
+        if self.trainer is not None and self.trainer.world_size > 1:
+            all_same("the datasets of the ranks", self.dataset.fingerprint)
 
     def train_dataloader(self) -> "BatchLoader":
         """The training split, in an order by (seed, epoch)."""

@@ -121,6 +121,7 @@ def _sizes(recipe: Recipe, good: Callable[..., bool]) -> Iterator[Finding]:
             f"{ranks} ranks cannot share {data.lanes} lanes",
             f"Set `data.lanes` to {ranks} or a multiple, or train on fewer ranks.",
         )
+    yield from _shared_out(recipe, good)
     if good("data.lanes") and data.lanes > 256:
         yield Finding(("data", "lanes"), f"`data.lanes` may be 256 at most, got {data.lanes}: each is an open file")
     if good("data.split", "checkpoint.monitor") and data.split.validation == 0 and recipe.checkpoint.monitor:
@@ -131,6 +132,26 @@ def _sizes(recipe: Recipe, good: Callable[..., bool]) -> Iterator[Finding]:
         )
     if good("trainer.max_epochs", "trainer.max_steps") and trainer.max_epochs is None and trainer.max_steps is None:
         yield Finding(("trainer", "max_epochs"), "training would never end: `max_epochs` and `max_steps` are both null")
+
+
+def _shared_out(recipe: Recipe, good: Callable[..., bool]) -> Iterator[Finding]:
+    """What the image server needs where ranks share the pictures."""
+    trainer, images, partitions = recipe.trainer, recipe.images, recipe.data.partitions
+    ranks = trainer.devices * trainer.num_nodes if good("trainer.devices", "trainer.num_nodes") else 1
+    if images is None or not good("trainer.strategy", "images.transport", "data.partitions"):
+        return
+    if trainer.strategy == "image_server" and ranks > partitions >= 1:
+        yield Finding(
+            ("trainer", "devices"),
+            f"{ranks} ranks cannot share {partitions} partitions of the pictures",
+            f"Set `data.partitions` to {ranks} or more, or train on fewer ranks.",
+        )
+    if images.transport != "vectors" and trainer.strategy != "image_server":
+        yield Finding(
+            ("images", "transport"),
+            f"`trainer.strategy: {trainer.strategy}` sends no pictures between ranks",
+            "Leave `images.transport` out, or set `trainer.strategy: image_server`.",
+        )
 
 
 def _sharing(recipe: Recipe, bad: set[Path]) -> Iterator[Finding]:

@@ -129,6 +129,8 @@ class ImagesSection:
     """What a picture that is not in the store gives: a zero vector, or an error."""
     store: Literal["mmap", "memory"] = "mmap"
     """Read the backbone's vectors from files as needed, or hold them all in memory."""
+    transport: Literal["vectors", "backbone_vectors"] = "vectors"
+    """What `image_server` sends between ranks; `backbone_vectors`: to measure what store-in-server would cost."""
 
 
 @dataclass(kw_only=True)
@@ -227,8 +229,8 @@ class TrainerSection:
     """Passes over the training split; null: until `max_steps`."""
     max_steps: int | None = None
     """Batches after which training ends in any case; null: no such limit."""
-    strategy: Literal["auto", "ddp"] = "auto"
-    """How several ranks work together; `auto` is `ddp` when there are several."""
+    strategy: Literal["auto", "ddp", "image_server"] = "auto"
+    """How several ranks work together; `auto`: `ddp`; `image_server`: `ddp`, and the pictures are shared out."""
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
     """What to train on."""
     devices: int = 1

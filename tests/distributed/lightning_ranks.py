@@ -49,11 +49,11 @@ class PoolEnvironment(ClusterEnvironment):
         return 0
 
 
-def ddp_trainer(rank: int, num_ranks: int, **options: Any) -> Trainer:
-    """Returns a quiet Trainer on CPU: `ddp` on several ranks, `auto` on one."""
+def ddp_trainer(rank: int, num_ranks: int, strategy: type[DDPStrategy] = DDPStrategy, **options: Any) -> Trainer:
+    """Returns a quiet Trainer on CPU: `ddp`, or a strategy built on it, on several ranks, `auto` on one."""
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     if num_ranks > 1:
         environment = PoolEnvironment(rank, num_ranks)
-        options["strategy"] = DDPStrategy(cluster_environment=environment, process_group_backend="gloo")
+        options["strategy"] = strategy(cluster_environment=environment, process_group_backend="gloo")
     defaults = {"accelerator": "cpu", "devices": num_ranks, "num_sanity_val_steps": 0, **quiet}
     return Trainer(**{**defaults, **options})

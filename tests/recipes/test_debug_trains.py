@@ -221,24 +221,31 @@ def test_nothing_to_resume_is_said(shop: Path) -> None:
 # --- on ranks ---
 
 
-def test_two_ranks_train_the_same_model(shop: Path) -> None:
-    process = start(
-        "run", "recipes/debug.yaml", *arguments(shop, "trainer.devices=2", "trainer.strategy=ddp", run_dir="ranks")
-    )
+@pytest.mark.parametrize("strategy", ["ddp", "image_server"])
+def test_two_ranks_train_the_same_model(shop: Path, strategy: str) -> None:
+    ranks = f"ranks-{strategy}"
+    overrides = arguments(shop, "trainer.devices=2", f"trainer.strategy={strategy}", run_dir=ranks)
+    process = start("run", "recipes/debug.yaml", *overrides)
     out, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     assert out.count("GAUC leaves out") == 1, "rank 0 alone prints"
     assert alive(process.pid) == []
-    assert losses(shop / "ranks") == pytest.approx(losses(shop / "run"), rel=1e-4)
-    result, wanted = (json.loads((shop / each / "test.json").read_text()) for each in ("ranks", "run"))
+    assert losses(shop / ranks) == pytest.approx(losses(shop / "run"), rel=1e-4)
+    result, wanted = (json.loads((shop / each / "test.json").read_text()) for each in (ranks, "run"))
     assert result["steps"] == wanted["steps"]
     assert result["test"].keys() == wanted["test"].keys()
     for name in ("gauc", "auc", "log_loss", "calibration", "impressions", "target_unseen/gauc"):
         assert result["test"][name] == pytest.approx(wanted["test"][name], abs=1e-4), name
     assert result["oracle"] == wanted["oracle"]
-    mine, theirs = (read_predictions(shop / each).rows for each in ("ranks", "run"))
+    mine, theirs = (read_predictions(shop / each).rows for each in (ranks, "run"))
     assert all((mine[name] == theirs[name]).all() for name in mine if name != "logit"), "in the same order"
     assert result["intervals"]["gauc"] == pytest.approx(wanted["intervals"]["gauc"], abs=1e-3)
+    mine, theirs = result["pictures"], wanted["pictures"]
+    assert (mine["references"], mine["grouped"]) == (theirs["references"], theirs["grouped"])
+    ran = "ams" if strategy == "image_server" else "store_in_worker"
+    assert [way for way, each in mine["ways"].items() if each["how"] == "measured"] == [ran]
+    assert mine["distinct"] == (theirs["distinct"] if ran == "ams" else None)
+    assert f"{'AMS' if ran == 'ams' else 'store-in-worker'}  " in out
 
 
 # --- variants ---

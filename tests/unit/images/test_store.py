@@ -116,3 +116,48 @@ def test_a_picture_that_cannot_be_decoded_is_not_found_and_not_tried_again(tmp_p
         assert found_U.tolist() == [True, False, True]
         assert not pixels_U3HW[1].any()
     assert store.rejected == {broken: "not a JPEG, PNG or WebP file"}
+
+
+@pytest.mark.parametrize("mode", ["memory", "mmap"])
+def test_a_store_of_some_partitions_needs_no_other_files(tmp_path: Path, mode: str) -> None:
+    keys = np.arange(1, 60)
+    vectors = write_features(tmp_path, keys)
+    store = FeatureStore.open(tmp_path, mode, partitions=())
+    own = partition(keys, store.num_partitions) == 1
+    assert own.any()
+    for path in tmp_path.glob("part-*"):
+        if not path.name.startswith("part-0001"):
+            path.unlink()
+    store.serve([1])
+    found, known = store.lookup(torch.from_numpy(keys[own]))
+    assert known.all()
+    assert np.array_equal(found.numpy(), vectors[own])
+    assert store.count == 59
+    with pytest.raises(ImageError, match="partition 0 cannot be read"):
+        store.serve([0, 1])
+    with pytest.raises(AssertionError, match="the statistics are those of all pictures"):
+        FeatureStore.open(tmp_path, mode, partitions=[1]).statistics()
+
+
+def test_no_partitions_hold_no_picture(tmp_path: Path) -> None:
+    write_features(tmp_path, np.arange(1, 60))
+    for mode in ("memory", "mmap"):
+        found, known = FeatureStore.open(tmp_path, mode, partitions=()).lookup(torch.empty(0, dtype=torch.int64))
+        assert (found.shape, known.shape) == ((0, 5), (0,))
+
+
+def test_pixels_of_some_partitions(tmp_path: Path) -> None:
+    keys = torch.tensor(list(write_shards(tmp_path, range(12), partitions=3)))
+    transform = MeanColour().transform
+    whole, some = PixelStore(tmp_path, transform), PixelStore(tmp_path, transform, partitions=())
+    assert (some.num_partitions, some.identity) == (3, whole.identity)
+    own = partition(keys, 3) == 2
+    for path in tmp_path.glob("part-*.tar"):
+        if not path.name.startswith("part-0002"):
+            path.unlink()
+    some.serve([2])
+    pixels, known = some.lookup(keys)
+    assert torch.equal(known, own)
+    with pytest.raises(ImageError, match="shards that are not there"):
+        some.serve([1, 2])
+    assert pixels[own].abs().sum() > 0

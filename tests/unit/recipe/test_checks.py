@@ -21,6 +21,8 @@ CASES = {
     "batch_size": ["batch_size=100"],
     "batch_size_below_lanes": ["batch_size=4"],
     "ranks": ["trainer.devices=20"],
+    "ranks_and_partitions": ["trainer.devices=8", "trainer.strategy=image_server", "data.partitions=7"],
+    "transport": ["images.transport=backbone_vectors"],
     "devices": ["trainer.devices=0"],
     "too_many_lanes": ["data.lanes=512", "batch_size=512"],
     "endless": ["trainer.max_epochs=null"],
