@@ -136,10 +136,10 @@ def _sizes(recipe: Recipe, good: Callable[..., bool]) -> Iterator[Finding]:
 
 def _shared_out(recipe: Recipe, good: Callable[..., bool]) -> Iterator[Finding]:
     """What the image server needs where ranks share the pictures."""
+    if recipe.images is None or not good("trainer.strategy", "images.transport", "data.partitions"):
+        return
     trainer, images, partitions = recipe.trainer, recipe.images, recipe.data.partitions
     ranks = trainer.devices * trainer.num_nodes if good("trainer.devices", "trainer.num_nodes") else 1
-    if images is None or not good("trainer.strategy", "images.transport", "data.partitions"):
-        return
     if trainer.strategy == "image_server" and ranks > partitions >= 1:
         yield Finding(
             ("trainer", "devices"),
