@@ -6,7 +6,7 @@ A run of the same resolved recipe that has ended is taken as it is; one that was
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ import numpy as np
 from rich.console import Console
 
 from dicm_kit.artifacts.difference import Side, differences
+from dicm_kit.artifacts.predictions import tested_on
 from dicm_kit.artifacts.results import Row
 from dicm_kit.artifacts.run_folder import RECIPE_FILE, read_result
-from dicm_kit.errors import RunError
+from dicm_kit.errors import RunError, some
 from dicm_kit.recipe.build import rehearse
 from dicm_kit.recipe.comparison import Comparison
 from dicm_kit.recipe.load import LoadedRecipe, dump, load
@@ -72,6 +73,27 @@ def plan_file(comparison: Comparison, seeds: int) -> list[PlannedRow]:
         rows.append(PlannedRow(row.name, _runs(row.loaded, folder if row.own_folder else folder / row.name, seeds)))
     _check_folders(rows)
     return rows
+
+
+def check_data(rows: Sequence[PlannedRow], fingerprint: Callable[[LoadedRecipe], str]) -> None:
+    """Raises RunError where a finished run was tested on its data as they were, and they have grown or changed since.
+
+    `fingerprint` gives that of a recipe's dataset, up to date; it is asked once for each recipe with finished runs.
+    """
+    old, now = [], dict[str, str]()
+    for row in rows:
+        finished = [run for run in row.runs if _finished(run)]
+        if not finished:
+            continue
+        now[row.name] = fingerprint(finished[0].loaded)
+        old += [str(run.folder) for run in finished if tested_on(run.folder) not in (None, now[row.name])]
+    if old:
+        raise RunError(
+            f"{len(old)} finished runs were tested on the data as they were, and the data have grown or changed since: "
+            f"{some(old)}",
+            where="compare",
+            todo="Give the new table its own `run_dir=OTHER`, or delete these runs, which are then trained again.",
+        )
 
 
 def compared(rows: Sequence[PlannedRow], against: str) -> tuple[list[Row], dict[str, Any] | None]:

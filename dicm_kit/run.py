@@ -15,7 +15,7 @@ import torch
 from dicm_kit.artifacts.difference import Difference, Side, contents, differences
 from dicm_kit.artifacts.results import Row, comparison_markdown, print_against, print_comparison
 from dicm_kit.artifacts.run_folder import RECIPE_FILE, claimed, runs_in
-from dicm_kit.compare import compared, plan_file, plan_recipes
+from dicm_kit.compare import check_data, compared, plan_file, plan_recipes
 from dicm_kit.data.audit import AUDIT_FILE, complaints, is_audited, text, write_audit
 from dicm_kit.data.dataset import Dataset
 from dicm_kit.data.options import PrepareOptions
@@ -119,11 +119,16 @@ def compare(paths: Sequence[Path], overrides: Sequence[str], seeds: int, markdow
     else:
         planned = plan_recipes(paths, overrides, seeds)
         first = planned[0].name
+    check_data(planned, _fingerprint)
     rows, oracle = compared(planned, first)
     print_comparison(rows, oracle, first)
     if markdown is not None:
         write_whole(markdown, comparison_markdown(rows, oracle, first))
     return rows
+
+
+def _fingerprint(loaded: LoadedRecipe) -> str:
+    return _prepared(loaded, rehearse(loaded)).fingerprint
 
 
 # --- the machine ---

@@ -83,6 +83,14 @@ def read_predictions(folder: Path) -> Predictions:
         raise RunError(f"cannot be read: {type(error).__name__} {error}", where=str(file), todo=todo) from error
 
 
+def tested_on(folder: Path) -> str | None:
+    """Returns the fingerprint of the dataset that a run was tested on; None where it left no predictions."""
+    import pyarrow.parquet as pq
+
+    file = folder / PREDICTIONS_FILE
+    return (pq.read_schema(file).metadata or {}).get(_FINGERPRINT, b"").decode() if file.is_file() else None
+
+
 def check_same_rows(one: Predictions, other: Predictions) -> None:
     """Raises RunError, which says what differs, unless both are of the same impressions."""
     difference = _difference(one, other)

@@ -23,11 +23,12 @@ class Asked:
     """Pieces and snapshot: a folder with others is brought up to date."""
 
     @classmethod
-    def of(cls, source: DataSource, options: PrepareOptions) -> "Asked":
-        """Returns what a source and options ask for."""
+    def of(cls, source: DataSource, options: PrepareOptions, read: dict[str, str]) -> "Asked":
+        """Returns what a source and options ask for. `read`: pieces that the folder has read; those whose files are
+        gone since, into an archive, say, are asked for still."""
         made = {"source": source.fingerprint, **asdict(options)}
         columns = {"columns": asdict(source.columns)}
-        return cls(made, {**columns, "pieces": source.pieces, "snapshot": source.snapshot})
+        return cls(made, {**columns, "pieces": read | source.pieces, "snapshot": source.snapshot})
 
     @property
     def how(self) -> str:

@@ -58,7 +58,7 @@ def prepare(
     """
     check_options(options)
     out = Path(out)
-    asked = Asked.of(source, options)
+    asked = _asked(source, options, out)
     if done := _complete(out, asked):
         return done
     _check_free(out)
@@ -68,6 +68,7 @@ def prepare(
         with full_disk_explained(out, lambda: show.step):
             if (out / _WORK / _READY).is_dir():  # a run was cut off while it moved its files in
                 _finish(out)
+        asked = _asked(source, options, out)
         if done := _complete(out, asked):  # another process was faster
             return done
         (out / _WORK).mkdir(exist_ok=True)
@@ -76,6 +77,11 @@ def prepare(
             publish(new, out / _WORK / _READY)
             _finish(out)
             return Dataset.open(out)
+
+
+def _asked(source: DataSource, options: PrepareOptions, out: Path) -> Asked:
+    state = State.read(out / STATE) if (out / DATASET_FILE).exists() else None
+    return Asked.of(source, options, state.pieces if state else {})
 
 
 def _finish(out: Path) -> None:

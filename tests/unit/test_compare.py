@@ -8,6 +8,7 @@ from recipes.debug_runs import debug
 from unit.artifacts.predicted import rows
 
 from dicm_kit import compare as module
+from dicm_kit import run as run_module
 from dicm_kit.artifacts.predictions import in_order, write_predictions
 from dicm_kit.artifacts.run_folder import write_result
 from dicm_kit.errors import RecipeError, RunError
@@ -42,6 +43,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         return type("Ended", (), {"returncode": 0})
 
     monkeypatch.setattr(module.subprocess, "run", finish)
+    monkeypatch.setattr(run_module, "_fingerprint", lambda loaded: str(loaded.recipe.data.out))
     return commands
 
 
@@ -202,3 +204,17 @@ def test_a_comparison_file_is_given_alone(tmp_path: Path) -> None:
     file = comparison(tmp_path, ROWS)
     with pytest.raises(RecipeError, match="a comparison file is given alone"):
         compare([file, tmp_path / "tiny.yaml"], [], seeds=1)
+
+
+def test_a_finished_run_on_data_that_have_grown_is_not_taken(
+    tmp_path: Path, started: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = recipe(tmp_path)
+    compare([path], [], seeds=2)
+    compare([path], [], seeds=2)
+    assert len(started) == 2, "finished runs are taken as they are"
+    monkeypatch.setattr(run_module, "_fingerprint", lambda loaded: "grown")
+    with pytest.raises(RunError, match=r"2 finished runs were tested on .*seed-7.*seed-8") as caught:
+        compare([path], [], seeds=3)
+    assert "run_dir=OTHER" in caught.value.todo
+    assert len(started) == 2, "nothing is trained first"

@@ -249,6 +249,20 @@ def test_a_new_piece_without_rows_is_noted_and_changes_nothing(tmp_path):
     assert made(tmp_path / "out", empty).fingerprint == grown.fingerprint != dataset.fingerprint
 
 
+def test_a_piece_that_is_gone_leaves_its_samples_and_the_fingerprint(tmp_path):
+    shop = random_shop(impressions=1500, days=6)
+    dataset = made(tmp_path / "out", shop.cut(4, 5))
+    archived = shop.cut(4, 5)
+    del archived.pieces["day 0"]
+    assert made(tmp_path / "out", archived) == dataset
+    assert archived.asked == []
+    grown = shop.cut(4, 5, 6)
+    del grown.pieces["day 0"]
+    assert contents(made(tmp_path / "out", grown)) == contents(made(tmp_path / "whole", shop.cut(4, 5, 6)))
+    assert grown.asked == ["items", "users", "day 5", "pictures"]
+    assert made(tmp_path / "out", shop.cut(4, 5, 6)).fingerprint == made(tmp_path / "out", grown).fingerprint
+
+
 def test_only_a_split_by_time_can_grow(tmp_path):
     shop = random_shop(impressions=900, days=5)
     options = replace(OPTIONS, split=SplitOptions(by="user_order"))
