@@ -6,7 +6,8 @@
    `log_rows.py`, `log_time.py`, `log_filters.py`, `log_history.py` impressions, `log_side.py` items and users,
    `log_pictures.py`, `log_tar.py`, `log_problems.py` rows that cannot be used; `options.py` the recipe's keys;
    `prepare.py` the folder, `preparation.py` the steps: `ingest.py` checks, `pictures.py` shards, `parts.py` which rows
-   are in which split, `state.py` what is kept so that days can be added, `tables.py` joins and sorts in `database.py`,
+   are in which split, `state.py` what is kept so that days can be added, `tables.py` checks and counts
+   in `database.py`, `sorting.py` joins, encodes and sorts,
    `vocabulary.py` codes and indices, `negatives.py`, `grouping.py` histories, `lanes.py` files, `description.py` what
    dataset.yaml says, `steps.py` what is done is not done twice, `progress.py`;
    `dataset.py` the folder, opened; `order.py`, `ragged.py`, `windows.py`, `reader.py` who reads what and when;
@@ -27,12 +28,12 @@
 7. `artifacts/` what a run leaves behind:  `run_folder.py`, `metrics_file.py`, `predictions.py`, `difference.py` of two
    runs, `results.py`, `picture_costs.py`
 
-Round it: `cli.py` reads the command line, `run.py` has the commands, `session.py` puts a recipe's parts together,
-trains and tests, with pictures from `picture_source.py`; `compare.py` does so for a table of recipes; `recipe/` reads
-recipes, `registry.py` loads plugins, `builtin.py` registers our own components, `hookspecs.py` has the hooks,
-`interfaces.py` what a plugin author subclasses, `types.py` what the stages hand on and the legend of letters,
-`errors.py` the errors, `prelu.py` the activation, `memory.py` the allocator, `whole_file.py` files that are there whole
-or not at all.
+Round it: `cli.py` reads the command line, `help_pages.py` explains it, `run.py` has the commands, `session.py` puts a
+recipe's parts together, trains and tests, with pictures from `picture_source.py`; `compare.py` does so for a table of
+recipes; `recipe/` reads recipes, `registry.py` loads plugins, `builtin.py` registers our own components,
+`hookspecs.py` has the hooks, `interfaces.py` what a plugin author subclasses, `types.py` what the stages hand on and
+the legend of letters, `errors.py` the errors, `prelu.py` the activation, `memory.py` the allocator, `whole_file.py`
+files that are there whole or not at all.
 """
 
 from importlib import import_module

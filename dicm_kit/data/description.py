@@ -3,8 +3,11 @@
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from dicm_kit.data.dataset import SPLITS, VERSION, ColumnInfo, Dataset, PartInfo, Split, SplitInfo
 from dicm_kit.data.options import PrepareOptions
@@ -79,6 +82,14 @@ class Description:
             **json.loads((self.work / "pictures.json").read_text()),
         )
 
+    @cached_property
+    def _items(self) -> tuple[np.ndarray, np.ndarray]:
+        """Which items have a picture, and which are targets in training."""
+        import pyarrow.parquet as pq
+
+        items = pq.read_table(self.new / "items.parquet", columns=["picture_key", "train_count"], partitioning=None)
+        return items["picture_key"].to_numpy() != 0, items["train_count"].to_numpy() > 0
+
     def _made_counts(self, new_rows: bool) -> dict[str, int]:
         """Returns what was left out and could not be drawn, over all preparations of the folder."""
         before = self.before.made["counts"] if self.before else {}
@@ -105,15 +116,14 @@ class Description:
         import pyarrow.parquet as pq
 
         mine = [part for part in self.parts if part.split == split]
-        items = pq.read_table(self.new / "items.parquet", columns=["picture_key", "train_count"], partitioning=None)
-        key, train_count = items["picture_key"].to_numpy(), items["train_count"].to_numpy()
+        has_picture, is_seen = self._items
         with_picture = unseen = 0
         for part in mine:
             folder = (self.new if part.new else self.out) / STATE / "parts" / part.name
             targets = pq.read_table(folder / "targets.parquet", partitioning=None)
             item, count = targets["item"].to_numpy(), targets["impressions"].to_numpy()
-            with_picture += int(count[key[item] != 0].sum())
-            unseen += int(count[train_count[item] == 0].sum())
+            with_picture += int(count[has_picture[item]].sum())
+            unseen += int(count[~is_seen[item]].sum())
         sums = {
             name: sum(getattr(infos[part.name], name) for part in mine)
             for name in ("impressions", "groups", "positives", "with_history")

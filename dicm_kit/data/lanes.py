@@ -11,7 +11,7 @@ import numpy as np
 from dicm_kit.data.grouping import Groups, LogRun, group
 from dicm_kit.data.options import GroupOptions, HistoryOptions
 from dicm_kit.data.order import LANES, random_lanes
-from dicm_kit.data.ragged import Ragged, offsets_of
+from dicm_kit.data.ragged import Ragged, offsets_of, taken
 from dicm_kit.data.steps import parquet_file
 from dicm_kit.data.windows import Array
 
@@ -90,17 +90,13 @@ def _table(run: LogRun, groups: Groups, wanted: np.ndarray) -> "pa.Table":
         return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), _arrow(values))
 
     columns = {"user": pa.array(run.user[first])}
-    columns |= {f"user_{name}": _arrow(_rows(values, first)) for name, values in run.user_values.items()}
+    columns |= {f"user_{name}": _arrow(taken(values, first)) for name, values in run.user_values.items()}
     columns["history_item"] = listed(history.values, history.offsets)
     columns["history_age"] = listed(ages.values, ages.offsets)
     of_impressions: dict[str, Array] = {"item": run.item, "label": run.label, "time": run.time, **run.values}
     for name, values in of_impressions.items():
-        columns[name] = listed(_rows(values, impressions.values), impressions.offsets)
+        columns[name] = listed(taken(values, impressions.values), impressions.offsets)
     return pa.table(columns)
-
-
-def _rows(values: Array, rows: np.ndarray) -> Array:
-    return values.take(rows) if isinstance(values, Ragged) else values[rows]
 
 
 def _arrow(values: Array) -> "pa.Array":

@@ -11,13 +11,11 @@ import numpy as np
 
 from dicm_kit.data.grouping import DAY, EARLIER, LogRun
 from dicm_kit.data.options import NegativeOptions
-from dicm_kit.data.order import NEGATIVES, random_bits
-from dicm_kit.data.ragged import Ragged
-from dicm_kit.data.windows import Array
+from dicm_kit.data.order import GOLDEN, NEGATIVES, mixed_bits, repeated
+from dicm_kit.data.ragged import Ragged, taken
 from dicm_kit.exchange.owner import mix64
 
 _ATTEMPTS = 32
-_GOLDEN = np.int64(0x9E3779B97F4A7C15 - 2**64)
 
 
 @dataclass(frozen=True)
@@ -55,19 +53,17 @@ class Negatives:
         """Returns the run with each positive's negatives behind it."""
         positive = np.flatnonzero(run.part != EARLIER)
         assert (run.label[positive] == 1).all(), "checked before"
-        count = self._options.per_positive
         drawn = self._draw(run, positive)
         good = drawn >= 0
         self.missing += int(np.count_nonzero(~good))
-        taken = np.zeros(len(run), np.int64)
-        taken[positive] = good.sum(1)
-        row = np.repeat(np.arange(len(run)), 1 + taken)
+        added = np.zeros(len(run), np.int64)
+        added[positive] = good.sum(1)
+        row = np.repeat(np.arange(len(run)), 1 + added)
         is_first = np.ones(len(row), bool)
         is_first[1:] = row[1:] != row[:-1]
         item = run.item[row]
         item[~is_first] = drawn[good]
-        assert len(item) <= len(run) + len(positive) * count
-        values = {name: _rows(value, row) for name, value in run.values.items()}
+        values = {name: taken(value, row) for name, value in run.values.items()}
         weight = values["weight"]
         assert isinstance(weight, np.ndarray)
         values["weight"] = np.where(is_first, weight, 1.0).astype(np.float32)
@@ -86,7 +82,7 @@ class Negatives:
             history=None if run.history is None else run.history.take(row),
             history_time=times,
             values=values,
-            user_values={name: _rows(value, row) for name, value in run.user_values.items()},
+            user_values={name: taken(value, row) for name, value in run.user_values.items()},
         )
 
     def _draw(self, run: LogRun, positive: np.ndarray) -> np.ndarray:
@@ -102,7 +98,7 @@ class Negatives:
         first = self._alive.offsets[at][:, None]
         clicked = _Clicked(user, day, item)
         seeds = np.array([self._seeds.get(part, 0) for part in range(int(run.part.max(initial=0)) + 1)], np.int64)
-        state = mixed(seeds[run.part[positive]], user, time, order, _place(user, time, order))
+        state = mixed_bits(NEGATIVES, seeds[run.part[positive]], user, time, order, _place(user, time, order))
         drawn = np.full((len(positive), self._options.per_positive), -1, np.int64)
         wanted = np.ones(drawn.shape, bool)
         for attempt in range(_ATTEMPTS):
@@ -111,12 +107,14 @@ class Negatives:
                 break
             numbers = np.arange(attempt * drawn.shape[1], (attempt + 1) * drawn.shape[1], dtype=np.int64)
             with np.errstate(over="ignore"):
-                bits = mix64((state[rows][:, None] + (numbers + 1) * _GOLDEN).ravel()).reshape(-1, len(numbers))
+                bits = mix64((state[rows][:, None] + (numbers + 1) * np.int64(GOLDEN)).ravel()).reshape(
+                    -1, len(numbers)
+                )
             share = (bits.view(np.uint64) >> np.uint64(11)).astype(np.float64) * 2.0**-53
             place = np.searchsorted(self._alive.until, low[rows] + share * (high[rows] - low[rows]), "right") - 1
             found = self._alive.items[np.clip(place, first[rows], last[rows])]  # rounding may step over the end
             drawn[rows] = np.where(wanted[rows], found, drawn[rows])
-            wanted[rows] = clicked.has(rows, drawn[rows]) | _repeated(drawn[rows])
+            wanted[rows] = clicked.has(rows, drawn[rows]) | repeated(drawn[rows])
         drawn[wanted] = -1
         return np.take_along_axis(drawn, np.argsort(drawn < 0, axis=1, kind="stable"), 1)
 
@@ -138,31 +136,9 @@ class _Clicked:
         return (self._pairs[place] == pairs) & (items < self._width)
 
 
-def mixed(*parts: np.ndarray) -> np.ndarray:
-    """Returns one random int64 of the numbers in each row."""
-    state = np.full(len(parts[0]), random_bits(0, 1, NEGATIVES)[0])
-    with np.errstate(over="ignore"):
-        for part in parts:
-            state = mix64(state + part.astype(np.int64) * _GOLDEN + np.int64(1))
-    return state
-
-
 def _place(user: np.ndarray, time: np.ndarray, order: np.ndarray) -> np.ndarray:
     """Returns how many rows before have the same user, time and order."""
     new = np.ones(len(user), bool)
     new[1:] = (user[1:] != user[:-1]) | (time[1:] != time[:-1]) | (order[1:] != order[:-1])
     begin = np.flatnonzero(new)
     return np.arange(len(user)) - begin[np.cumsum(new) - 1]
-
-
-def _repeated(items: np.ndarray) -> np.ndarray:
-    """Returns which entries of each row are in it before, [rows, k]."""
-    order = np.argsort(items, axis=1, kind="stable")
-    sorted_items = np.take_along_axis(items, order, 1)
-    repeated = np.zeros(items.shape, bool)
-    np.put_along_axis(repeated, order[:, 1:], sorted_items[:, 1:] == sorted_items[:, :-1], 1)
-    return repeated
-
-
-def _rows(values: Array, rows: np.ndarray) -> Array:
-    return values.take(rows) if isinstance(values, Ragged) else values[rows]

@@ -90,7 +90,7 @@ def _finish(out: Path) -> None:
     if (ready / DATASET_FILE).exists():
         (out / DATASET_FILE).unlink(missing_ok=True)  # from here on, until the new one is there, it is not a dataset
         for name in ("samples", "vocab", "items.parquet", "images", STATE, DATASET_FILE):
-            move_in(ready / name, out / name, merge=name in ("samples", "images", STATE, f"{STATE}/parts"))
+            move_in(ready / name, out / name, merge=name != "vocab")
     shutil.rmtree(out / _WORK)
 
 

@@ -62,3 +62,8 @@ def offsets_of(lengths: np.ndarray) -> np.ndarray:
     offsets = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])
     return offsets
+
+
+def taken(column: np.ndarray | Ragged, rows: np.ndarray) -> np.ndarray | Ragged:
+    """Returns rows of a column of either kind, in the order of `rows`, which may repeat them."""
+    return column.take(rows) if isinstance(column, Ragged) else np.take(column, rows, axis=0)

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 from dicm_kit.data.database import Database
 from dicm_kit.data.options import PrepareOptions
 from dicm_kit.data.parts import log_query
+from dicm_kit.data.sorting import Sorting
 from dicm_kit.data.state import STATE, Part
 from dicm_kit.data.steps import publish
 from dicm_kit.data.vocabulary import (
@@ -15,6 +15,7 @@ from dicm_kit.data.vocabulary import (
     check_types,
     counted_query,
     indexed_query,
+    joins,
     quoted,
     values_of,
     vocab_query,
@@ -22,8 +23,6 @@ from dicm_kit.data.vocabulary import (
 )
 from dicm_kit.errors import DataError, some
 from dicm_kit.interfaces import DataSource, SourceColumn
-
-_OF_LOG = ("order", "history", "history_time", "click_probability")
 
 
 class Tables(AbstractContextManager["Tables"]):
@@ -268,45 +267,15 @@ class Tables(AbstractContextManager["Tables"]):
         encodings = self.encodings["item"]
         query = f"""SELECT t.item, coalesce(t.picture_key, 0) AS picture_key, t.times AS train_count,
             {", ".join(f'{each.expression} AS "{each.name}"' for each in encodings)}
-            FROM counted_items t {self._joins(encodings, "index")} ORDER BY t.row_number"""
+            FROM counted_items t {joins(encodings, self.new / "vocab", "index")} ORDER BY t.row_number"""
         self._database.publish(query, self.new / "items.parquet")
 
     def write_sorted(self, parts: Sequence[Part]) -> None:
         """Writes the new rows by user and time, joined and encoded, after the clicks that their users have in earlier
         parts; users come in the order of a hash."""
-        user, context = self.encodings["user"], self.encodings["context"]
-        given = [name for name in _OF_LOG if name in self._database.columns("log")]
-        weight = "t.weight" if "weight" in self._database.columns("log") else "1.0"
-        # user columns are joined through their own table, context columns to the log itself
-        encoded_users = f"""SELECT t."user", {", ".join(f'{each.expression} AS "{each.name}"' for each in user[1:])}
-            FROM counted_users t {self._joins(user[1:], "code")}"""
-        columns = [
-            't."user" AS raw_user',
-            't."time"',
-            "r.item_row AS item",
-            "t.label",
-            f"{weight}::FLOAT AS weight",
-            "t.part::SMALLINT AS part",
-            "t.row_number",
-            *[f't."{name}"' for name in given],
-            *[f'{each.expression} AS "context_{each.name}"' for each in context],
-            f'{user[0].expression} AS "user_{user[0].name}"',
-            *[f'u."{each.name}" AS "user_{each.name}"' for each in user[1:]],
-        ]
-        small = self._database.scalar("SELECT count(*) FROM items") < 2**31 - 1
-        item_rows = f"(SELECT item, row_number{'::INTEGER' if small else ''} AS item_row FROM items)"
-        query = f"""SELECT {", ".join(columns)} FROM log t JOIN {item_rows} r ON r.item = t.item
-            {self._joins([user[0], *context], "code")}
-            {f'LEFT JOIN ({encoded_users}) u ON u."user" = t."user"' if self._has_users else ""}"""
-        if earlier := self._earlier_clicks(parts, item_rows, [name for name in given if name == "order"]):
-            query += f" UNION ALL BY NAME {earlier}"
-        number = "raw_user" if self._database.column_type("log", "user") == "BIGINT" else "hash64(raw_user)"
-        order = '"order", ' if "order" in given else ""
-        self._database.publish(
-            f"""SELECT {number} AS user, * EXCLUDE (raw_user, row_number) FROM ({query})
-            ORDER BY md5_number_lower(raw_user::VARCHAR), raw_user, "time", {order}row_number""",
-            self.work / "sorted.parquet",
-        )
+        clicks = [self._of_part(part, "clicks") for part in parts if not part.new]
+        sorting = Sorting(self._database, self.encodings, self.new / "vocab", self._has_users, self.options.history)
+        self._database.publish(sorting.query(clicks), self.work / "sorted.parquet")
 
     def num_ids(self, vocab: str) -> int:
         """Returns how many indices a vocabulary has, 0 included."""
@@ -320,35 +289,6 @@ class Tables(AbstractContextManager["Tables"]):
         files = ", ".join(quoted(self._of_part(part, "users")) for part in parts)
         return int(self._database.scalar(f"SELECT count(DISTINCT value) FROM read_parquet([{files}])"))
 
-    def _earlier_clicks(self, parts: Sequence[Part], item_rows: str, order: list[str]) -> str | None:
-        files = [self._of_part(part, "clicks") for part in parts if not part.new]
-        if not files or not any(part.new for part in parts):
-            return None
-        newest = ", ".join(f'c."{name}" DESC' for name in ["time", *order, "row_number"])
-        user, context = self.encodings["user"], self.encodings["context"]
-        columns = [
-            'c."user" AS raw_user',
-            'c."time"',
-            "r.item_row AS item",
-            "1.0::FLOAT AS label",
-            "1.0::FLOAT AS weight",
-            "(-1)::SMALLINT AS part",
-            "c.row_number",
-            *[f'c."{name}"' for name in order],
-            *[f'{each.placeholder} AS "context_{each.name}"' for each in context],
-            *[f'{each.placeholder} AS "user_{each.name}"' for each in user],
-        ]
-        if "click_probability" in self._database.columns("log"):
-            columns.append("1.0::DOUBLE AS click_probability")
-        young = ""
-        if (days := self.options.history.max_age_days) is not None:
-            young = f'WHERE c."time" >= (SELECT min("time") FROM log) - {days * 86400}'
-        listed = ", ".join(quoted(file) for file in files)
-        return f"""SELECT {", ".join(columns)}
-            FROM read_parquet([{listed}]) c SEMI JOIN log ON log."user" = c."user"
-            JOIN {item_rows} r ON r.item = c.item {young}
-            QUALIFY row_number() OVER (PARTITION BY c."user" ORDER BY {newest}) <= {self.options.history.max_length}"""
-
     # --- checks ---
 
     def _once(self, key: str, table: str, name: str | None = None) -> None:
@@ -358,7 +298,7 @@ class Tables(AbstractContextManager["Tables"]):
             raise DataError(
                 f"{count:,} come more than once: {some([*examples, *[''] * (count - len(examples))])}",
                 where=name or table,
-                todo=f"Each `{key}` must come once.",
+                todo=f"Keep one row of each in the table of {name or table}.",
             )
 
     def _same_type(self, key: str, table: str) -> None:
@@ -379,17 +319,13 @@ class Tables(AbstractContextManager["Tables"]):
                 f"{count:,} {table} in {rows:,} impressions are not among the {table}: "
                 f"{some([*examples, *[''] * (count - len(examples))])}",
                 where="impressions",
-                todo=f"Add them to the {table}, or leave these impressions out: `unlisted: drop`.",
+                todo=f"Add them to the {table}, or leave these impressions out: `data.unlisted: drop`.",
             )
 
     # --- names of queries and files ---
 
     def _all(self) -> list[Encoding]:
         return [each for encodings in self.encodings.values() for each in encodings]
-
-    def _joins(self, encodings: list[Encoding], number: Any) -> str:
-        vocab = self.new / "vocab"
-        return "\n".join(each.join(vocab / f"{each.vocab}.parquet", number) for each in encodings)
 
     def _new(self, parts: Sequence[Part]) -> list[tuple[int, Part]]:
         return [(number, part) for number, part in enumerate(parts) if part.new]

@@ -74,6 +74,11 @@ def values_of(kind: Kind, raw: str) -> str:
     return f'unnest("{raw}")' if kind == "ids" else f'"{raw}"'
 
 
+def joins(encodings: list[Encoding], vocab: Path, number: Literal["code", "index"]) -> str:
+    """SQL: the joins that the encodings need; `vocab`: the folder of the vocabularies."""
+    return "\n".join(each.join(vocab / f"{each.vocab}.parquet", number) for each in encodings)
+
+
 def vocabularies(encodings: list[Encoding]) -> dict[str, list[Encoding]]:
     """Returns the columns of each vocabulary."""
     found: dict[str, list[Encoding]] = {}

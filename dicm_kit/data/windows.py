@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dicm_kit.data.order import GROUPS, ROW_GROUPS, permutation
-from dicm_kit.data.ragged import Ragged
+from dicm_kit.data.ragged import Ragged, taken
 from dicm_kit.errors import DataError, some
 
 if TYPE_CHECKING:
@@ -304,18 +304,15 @@ def _shuffled(window: Window, groups: np.ndarray) -> Window:
         impressions = Ragged(np.arange(len(window.item)), offsets).take(groups).values
         group_of = np.repeat(np.arange(num_groups), sizes[groups])
 
-    def moved(column: Array, rows: np.ndarray) -> Array:
-        return column.take(rows) if isinstance(column, Ragged) else np.take(column, rows, axis=0)
-
     return Window(
         group_of=group_of,
         user=window.user[groups],
         history_length=window.history_length[groups],
         history_item=np.take(window.history_item, groups, axis=0),
         history_age=np.take(window.history_age, groups, axis=0),
-        of_group={name: moved(column, groups) for name, column in window.of_group.items()},
+        of_group={name: taken(column, groups) for name, column in window.of_group.items()},
         item=window.item[impressions],
         label=window.label[impressions],
         weight=window.weight[impressions],
-        of_impression={name: moved(column, impressions) for name, column in window.of_impression.items()},
+        of_impression={name: taken(column, impressions) for name, column in window.of_impression.items()},
     )

@@ -1,5 +1,6 @@
 """The command line: exit codes, help pages, what each command hands on, and that it starts quickly."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -315,3 +316,11 @@ def test_lightning_without_lightning_sdk_says_what_it_is(
     monkeypatch.setattr(sys, "argv", ["lightning", "login"])
     assert cli.lightning_main() == 2
     golden("errors/command_line_lightning_alone.txt", capsys.readouterr().err)
+
+
+def test_every_recipe_that_a_help_page_names_is_there() -> None:
+    root = Path(__file__).parents[2]
+    text = cli.overview() + "".join(command.page for command in cli.COMMANDS.values())
+    named = set(re.findall(r"recipes/[\w/]+\.yaml", text))
+    assert len(named) >= 3
+    assert [name for name in sorted(named) if not (root / name).is_file()] == []

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dicm_kit.data.order import repeated
 from dicm_kit.data.sources.drawing import COLOURS, SHAPES, TEXTURES, draw, jpeg
 from dicm_kit.errors import FieldError
 from dicm_kit.interfaces import DataSource, SourceColumn, SourceColumns
@@ -253,7 +254,7 @@ class SyntheticSource(DataSource):
         # On the first day everything is new, so nothing is.
         is_new = (rng.random(shape) < self.config.novelty) & (end > first) & (first > 0)
         item = np.where(is_new, new, known)
-        while (again := _repeated(item)).any():
+        while (again := repeated(item)).any():
             item = np.where(again, (rng.random(shape) * end).astype(np.int64), item)
         return item
 
@@ -272,15 +273,6 @@ class SyntheticSource(DataSource):
         base = np.log(config.click_rate / (1 - config.click_rate)) * np.sqrt(1 + np.pi / 8 * spread)
         logit = base + config.visual * seen + config.ids * unseen - 0.05 * (place - (config.page_size - 1) / 2)
         return 1 / (1 + np.exp(-logit))
-
-
-def _repeated(item: np.ndarray) -> np.ndarray:
-    """Returns which places of a page show an item that an earlier place of it shows, [pages, page_size]."""
-    order = np.argsort(item, axis=1, kind="stable")
-    in_order = np.take_along_axis(item, order, 1)
-    repeated = np.zeros_like(item, dtype=bool)
-    np.put_along_axis(repeated, order[:, 1:], in_order[:, 1:] == in_order[:, :-1], 1)
-    return repeated
 
 
 def _check(config: SyntheticConfig) -> None:

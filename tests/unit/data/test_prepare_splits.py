@@ -179,7 +179,7 @@ def test_unlisted_items_and_users_are_left_out_when_that_is_asked_for(tmp_path):
     shop.tables["items"] = shop.tables["items"].slice(2)
     shop.tables["users"] = shop.tables["users"].slice(3)
     with pytest.raises(
-        DataError, match=r"2 items in \d+ impressions are not among the items: 0, 1\n\n.*`unlisted: drop`"
+        DataError, match=r"2 items in \d+ impressions are not among the items: 0, 1\n\n.*`data.unlisted: drop`"
     ):
         made(tmp_path / "out", shop)
     dataset = made(tmp_path / "out2", shop, unlisted="drop")
