@@ -47,6 +47,7 @@ class Preparation:
         state = State.read(out / STATE) if self.before else None
         self.pieces = list(source.pieces) if state is None else state.added(source, options, out)
         self.state = state or State({}, "", 0, None)
+        self._rows: list[int] = []
         self.steps = Steps(self.work, asked.how, asked.fingerprint)
         self.tables = Tables(source, options, self.work, out, memory_mb)
 
@@ -104,27 +105,27 @@ class Preparation:
             ingest(self.source.users(), "users", columns, self.work / "users.parquet", self.show.advance)
 
     def _ingest(self, number: int, piece: str) -> None:
-        import pyarrow.parquet as pq
-
-        before = [self._piece(each) for each in range(number)]
-        first = self.state.rows + sum(pq.read_metadata(path).num_rows for path in before)
         ingest(
             self.source.impressions(piece),
             "impressions",
             self.source.columns.context,
             self._piece(number),
             self.show.advance,
-            first=first,
-            like=before[0] if before else None,
+            first=self.state.rows + self._new_rows(number),
+            like=self._piece(0) if number else None,
             items=self.new / STATE / "items.parquet",
             needed=("split",) if self.options.split.by == "column" else (),
             piece=piece if len(self.source.pieces) > 1 else None,
         )
 
-    def _new_rows(self) -> int:
+    def _new_rows(self, pieces: int | None = None) -> int:
+        """Returns how many rows came in, or did so in the first `pieces`; each file is asked once."""
         import pyarrow.parquet as pq
 
-        return sum(pq.read_metadata(self._piece(number)).num_rows for number in range(len(self.pieces)))
+        wanted = len(self.pieces) if pieces is None else pieces
+        for number in range(len(self._rows), wanted):
+            self._rows.append(pq.read_metadata(self._piece(number)).num_rows)
+        return sum(self._rows[:wanted])
 
     def _piece(self, number: int) -> Path:
         return self.work / f"impressions-{number:05d}.parquet"
