@@ -35,5 +35,8 @@ class Traffic:
         """All legs together."""
         return self.sizes_bytes + self.keys_bytes + self.vectors_bytes + self.gradients_bytes
 
+    def __add__(self, other: "Traffic") -> "Traffic":
+        return Traffic(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
+
     def __sub__(self, earlier: "Traffic") -> "Traffic":
         return Traffic(*(getattr(self, each.name) - getattr(earlier, each.name) for each in fields(self)))

@@ -39,6 +39,7 @@ class CountPictures(Callback):
         self._steps = self._logged_steps = 0
         self._mine = torch.zeros(2, dtype=torch.float64)  # references, grouped
         self._begun, self._logged = Traffic(), Traffic()
+        self._before_validation = Traffic()
         self._logged_mine = torch.zeros(2, dtype=torch.float64)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -67,6 +68,17 @@ class CountPictures(Callback):
         self._logged_steps, self._logged_mine, self._logged = self._steps, self._mine.clone(), copy.copy(traffic)
         shared = self._server.exchange.num_ranks == trainer.world_size
         pl_module.log_dict(_per_step(counts, shared), batch_size=1)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Notes where validation begins."""
+        if self._server is not None:
+            self._before_validation = copy.copy(self._server.exchange.traffic)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leaves out what validation asked for."""
+        if self._server is not None:
+            asked = self._server.exchange.traffic - self._before_validation
+            self._begun, self._logged = self._begun + asked, self._logged + asked
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Adds the whole training up over ranks."""

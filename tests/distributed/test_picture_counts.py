@@ -21,11 +21,12 @@ class Kept(DummyLogger):
         self.lines.append(metrics)
 
 
-def count(rank, num_ranks, strategy=ImageServerStrategy):
+def count(rank, num_ranks, strategy=ImageServerStrategy, **validation):
     module, counting, logger = toy_module(server=image_server()), CountPictures(), Kept()
+    validation = validation or {"limit_val_batches": 0}
     options = {"callbacks": [counting], "logger": logger, "log_every_n_steps": 2, "enable_checkpointing": False}
     data = ToyData(steps=STEPS, groups=GROUPS)
-    trainer = ddp_trainer(rank, num_ranks, strategy, max_epochs=1, limit_val_batches=0, **options)
+    trainer = ddp_trainer(rank, num_ranks, strategy, max_epochs=1, **validation, **options)
     trainer.fit(module, data)
     lines = [line for line in logger.lines if "images/references" in line]
     return counting.counts, lines, module.server.exchange.traffic
@@ -63,6 +64,14 @@ def test_counts_by_hand_and_on_ranks(ranks):
             assert counts.traffic.bytes_sent == sum(traffic.bytes_sent for _, _, traffic in answers)
             assert [line["images/distinct"] for line in got_lines] == [line["images/distinct"] for line in lines]
         assert sum(2 * line["images/keys_bytes"] for line in answers[0][1]) == counts.traffic.keys_bytes
+
+
+def test_validation_does_not_count():
+    counts, lines, traffic = count(0, 1, val_check_interval=3)
+    without, lines_without, _ = count(0, 1)
+    assert traffic.asked > counts.traffic.asked, "validation asks too"
+    assert (counts.traffic.fetches, counts.traffic.asked) == (STEPS, without.traffic.asked)
+    assert [line["images/distinct"] for line in lines] == [line["images/distinct"] for line in lines_without]
 
 
 def test_ddp_does_not_know_how_many_are_distinct_over_all_ranks(ranks):
