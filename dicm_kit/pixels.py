@@ -16,6 +16,9 @@ MAX_PIXELS = 64 * 10**6
 """Most pixels (width x height) that are decoded: 192 MB as RGB."""
 
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+_CUT = "the file is cut"
+_ENDS = {"jpg": b"\xff\xd9", "png": b"IEND"}
+"""What a whole file of the kind has; compressed pixels cannot hold it, but by chance in a PNG."""
 _PNG_CHUNKS = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}
 
 
@@ -64,7 +67,7 @@ def decode(data: bytes, *, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIX
     except PictureRejected:
         raise
     except Exception as error:  # a decoder fed with hostile bytes may raise whatever it likes; none may stop a run
-        raise PictureRejected(f"broken {kind}: {error or type(error).__name__}") from error
+        raise PictureRejected(f"broken {kind}: {_what_is_wrong(data, kind, error)}") from error
 
 
 def _decode(data: bytes, kind: str, max_pixels: int) -> "Image":
@@ -95,6 +98,14 @@ def _open(data: bytes, kind: str) -> "Image":
     return WebPImageFile(BytesIO(data))
 
 
+def _what_is_wrong(data: bytes, kind: str, error: Exception) -> str:
+    if int.from_bytes(data[4:8], "little") + 8 > len(data) if kind == "webp" else _ENDS[kind] not in data:
+        return _CUT
+    is_pillows = isinstance(error, OSError | SyntaxError) and error.__cause__ is None
+    # else Python met bytes that Pillow did not expect; its words say nothing of the picture
+    return f"cannot be decoded ({error})" if is_pillows and str(error) else "cannot be decoded"
+
+
 def _check_size(size: tuple[int, int], max_pixels: int) -> None:
     width, height = size
     if width * height > max_pixels:
@@ -104,7 +115,7 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
 def _webp_size(data: bytes) -> tuple[int, int]:
     chunk = data[12:16]
     if len(data) < 30:
-        raise PictureRejected("broken webp: cut in its header")
+        raise PictureRejected(f"broken webp: {_CUT}")
     if chunk == b"VP8X":
         return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
     if chunk == b"VP8L":
@@ -124,7 +135,7 @@ def _bare_png(data: bytes) -> bytes:
             kept.append(data[position:end])
         position = end
     if position > len(data):
-        raise PictureRejected("broken png: cut in the middle")
+        raise PictureRejected(f"broken png: {_CUT}")
     return b"".join(kept)
 
 

@@ -65,8 +65,11 @@ def test_limits_can_be_set() -> None:
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 def test_a_truncated_picture_is_refused(kind: str) -> None:
     data = encoded(image(3, (200, 150)), kind)
-    for cut in (5, 40, len(data) // 4, len(data) // 2, len(data) - 60):
-        assert check_picture(data[:cut]), cut
+    assert check_picture(data[:5]) == (
+        "broken jpg: the file is cut" if kind == "JPEG" else "not a JPEG, PNG or WebP file"
+    )
+    for cut in (5, 16, 40, len(data) // 4, len(data) // 2, len(data) - 60):
+        assert cut == 5 or (check_picture(data[:cut]) or "").endswith(": the file is cut"), cut
         with pytest.raises(PictureRejected):
             decode(data[:cut])
 
@@ -88,6 +91,19 @@ def test_garbled_bytes_never_end_in_another_error() -> None:
             data[places] = rng.integers(0, 256, 4)
             reason = check_picture(data.tobytes())
             assert reason is None or reason
+
+
+def test_a_broken_picture_says_what_a_person_can_read() -> None:
+    png, jpeg = bytearray(png_header(8, 8)), bytearray(encoded(image(4)))
+    png[20] = 99  # the width: its checksum no longer fits
+    assert (
+        check_picture(bytes(png)) == "broken png: cannot be decoded (broken PNG file (bad header checksum in b'IHDR'))"
+    )
+    start = jpeg.index(b"\xff\xc0")
+    jpeg[start + 2 : start + 4] = (3).to_bytes(
+        2, "big"
+    )  # the frame's length: Python's own error, of which nothing is said
+    assert check_picture(bytes(jpeg)) == "broken jpg: cannot be decoded"
 
 
 def test_every_mode_becomes_rgb() -> None:
