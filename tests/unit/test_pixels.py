@@ -100,9 +100,7 @@ def test_a_broken_picture_says_what_a_person_can_read() -> None:
         check_picture(bytes(png)) == "broken png: cannot be decoded (broken PNG file (bad header checksum in b'IHDR'))"
     )
     start = jpeg.index(b"\xff\xc0")
-    jpeg[start + 2 : start + 4] = (3).to_bytes(
-        2, "big"
-    )  # the frame's length: Python's own error, of which nothing is said
+    jpeg[start + 2 : start + 4] = struct.pack(">H", 3)  # the frame's length: what Python says of it helps nobody
     assert check_picture(bytes(jpeg)) == "broken jpg: cannot be decoded"
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import yaml
 
 from dicm_kit.data.audit.format import ITEMS, has_columns
-from dicm_kit.data.audit.result import Findings, PictureCounts
+from dicm_kit.data.audit.result import Findings, PictureCounts, Refused
 from dicm_kit.data.dataset import DATASET_FILE, Dataset
 from dicm_kit.errors import ImageError, some
 from dicm_kit.exchange.owner import partition
@@ -23,36 +23,34 @@ def look_at_pictures(dataset: Dataset, findings: Findings) -> PictureCounts:
     distinct, counts = np.unique(key[key != 0], return_counts=True)
     most = int(np.argmax(counts)) if len(counts) else 0
     shared = np.flatnonzero(key == distinct[most])[:_EXAMPLES] if len(counts) else np.zeros(0, np.int64)
-    reasons, examples = _rejected(dataset.images_folder / "rejected.parquet", findings)
     return PictureCounts(
         items=len(key),
         with_picture=int(np.count_nonzero(key)),
         distinct=len(distinct),
         stored=_check_shards(dataset, distinct, findings),
-        rejected=sum(reasons.values()),
-        reasons=reasons,
-        rejected_examples=examples,
+        refused=_refused(dataset.images_folder / "rejected.parquet", findings),
         shared_by=int(counts[most]) if len(counts) else 0,
         shared_key=int(distinct[most]) if len(counts) else 0,
         shared_examples=tuple(str(dataset.items["item"][int(row)]) for row in shared),
     )
 
 
-def _rejected(file: Path, findings: Findings) -> tuple[dict[str, int], tuple[tuple[str, str], ...]]:
-    """Returns the reasons with their counts, and the first rejected pictures."""
+def _refused(file: Path, findings: Findings) -> dict[str, Refused]:
+    """Returns the rejected and missing pictures by reason."""
     import pyarrow.parquet as pq
 
     text = ("string", "large_string")
     if not file.exists() or not has_columns(file, f"images/{file.name}", {"name": text, "reason": text}, findings):
-        return {}, ()
-    reasons: Counter[str] = Counter()
-    examples: list[tuple[str, str]] = []
+        return {}
+    counts: Counter[str] = Counter()
+    names: dict[str, list[str]] = {}
     with pq.ParquetFile(file) as table:
         for batch in table.iter_batches(columns=["name", "reason"]):
-            listed = batch["reason"].to_pylist()
-            reasons.update(listed)
-            examples += list(zip(batch["name"][:_EXAMPLES].to_pylist(), listed, strict=False))
-    return dict(reasons.most_common()), tuple(examples[:_EXAMPLES])
+            for name, reason in zip(batch["name"].to_pylist(), batch["reason"].to_pylist(), strict=True):
+                counts[reason] += 1
+                if len(known := names.setdefault(reason, [])) < _EXAMPLES:
+                    known.append(name)
+    return {reason: Refused(count, tuple(names[reason])) for reason, count in counts.most_common()}
 
 
 def _check_shards(dataset: Dataset, wanted: np.ndarray, findings: Findings) -> int:

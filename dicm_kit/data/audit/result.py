@@ -77,6 +77,15 @@ class SplitCounts:
 
 
 @dataclass(frozen=True)
+class Refused:
+    """Pictures that are rejected or missing for one reason."""
+
+    count: int
+    names: tuple[str, ...]
+    """Of the first few."""
+
+
+@dataclass(frozen=True)
 class PictureCounts:
     """Items and their pictures."""
 
@@ -86,16 +95,18 @@ class PictureCounts:
     """Different pictures that items have."""
     stored: int
     """Pictures in the shards."""
-    rejected: int
-    reasons: dict[str, int]
-    """Why, and how many; the most frequent first."""
-    rejected_examples: tuple[tuple[str, str], ...]
-    """(name, reason) of the first five."""
+    refused: dict[str, Refused]
+    """By reason; the most frequent first."""
     shared_by: int
     """Items that have the most common picture."""
     shared_key: int
     shared_examples: tuple[str, ...]
     """Some of these items."""
+
+    @property
+    def rejected(self) -> int:
+        """Pictures that are rejected or missing."""
+        return sum(each.count for each in self.refused.values())
 
 
 @dataclass(frozen=True)

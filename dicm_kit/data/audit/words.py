@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from dicm_kit.data.audit.look import audit
 from dicm_kit.data.audit.made import said
-from dicm_kit.data.audit.result import Audit, Check, Clock, Example, PictureCounts, Problem, SplitCounts
+from dicm_kit.data.audit.result import Audit, Check, Clock, Example, PictureCounts, Problem, Refused, SplitCounts
 from dicm_kit.data.dataset import VERSION, Dataset
 from dicm_kit.data.grouping import DAY
 from dicm_kit.data.state import day_text
@@ -17,6 +17,7 @@ WIDTH = 100
 _OUTCOMES = {"ok": "ok", "fail": "FAIL", "look": "look", "unknown": "?"}
 _SHOWN_HISTORY = 3
 _PROBLEMS = 10
+_REASONS = 5
 
 
 def text(found: Audit) -> str:
@@ -138,11 +139,17 @@ def _pictures(pictures: PictureCounts) -> str:
     if pictures.shared_by > 1:
         items = ", ".join([*pictures.shared_examples[:3], *["..."] * (pictures.shared_by > 3)])
         lines.append(f"most shared picture: key {pictures.shared_key}, of {pictures.shared_by:,} items ({items})")
-    if pictures.rejected:
-        reasons = some((f"{count:,}: {reason}" for reason, count in pictures.reasons.items()), 3)
-        named = ", ".join(name for name, _ in pictures.rejected_examples)
-        lines.append(f"rejected or missing: {reasons}; as {named}")
-    return "\n".join(map(_wrapped, lines))
+    if pictures.refused:
+        lines.append(f"rejected or missing: {pictures.rejected:,}, listed in images/rejected.parquet")
+        lines += [_refused(reason, each) for reason, each in list(pictures.refused.items())[:_REASONS]]
+        if len(pictures.refused) > _REASONS:
+            lines.append(f"  and {len(pictures.refused) - _REASONS} more reasons")
+    return "\n".join(_wrapped(line, "    ") for line in lines)
+
+
+def _refused(reason: str, pictures: Refused) -> str:
+    more = f" and {pictures.count - len(pictures.names):,} more" if pictures.count > len(pictures.names) else ""
+    return f"  {reason} ({pictures.count:,}): {', '.join(pictures.names)}{more}"
 
 
 # --- checks ---

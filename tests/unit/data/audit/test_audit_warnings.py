@@ -10,7 +10,8 @@ import pytest
 from damage import lanes, shop
 from little_shop import DAY, LittleShop, picture
 
-from dicm_kit.data.audit import Audit, audit
+from dicm_kit.data.audit import Audit, audit, text
+from dicm_kit.data.audit.result import Refused
 from dicm_kit.data.dataset import Dataset
 from dicm_kit.data.options import HistoryOptions, NegativeOptions, PrepareOptions, SplitOptions
 from dicm_kit.data.prepare import prepare
@@ -166,5 +167,24 @@ def test_pictures_that_are_rejected_are_named(tmp_path: Path) -> None:
     found = made(tmp_path / "out", broken_picture(shop(pages())))
     assert found.pictures is not None
     assert (found.pictures.rejected, found.pictures.stored) == (1, 31)
-    ((name, reason),) = found.pictures.rejected_examples
-    assert (name, {reason: 1}) == ("p10", found.pictures.reasons)
+    assert found.pictures.refused == {"broken png: the file is cut": Refused(1, ("p10",))}
+    lines = text(found).splitlines()
+    place = lines.index("rejected or missing: 1, listed in images/rejected.parquet")
+    assert lines[place + 1] == "  broken png: the file is cut (1): p10"
+
+
+def test_rejected_pictures_are_named_by_reason(tmp_path: Path) -> None:
+    made(tmp_path / "out", broken_picture(shop(pages())))
+    file = tmp_path / "out/images/rejected.parquet"
+    reasons = ["cut", "empty", "cut", *["missing"] * 7]
+    table = {"name": [f"p{number}" for number in range(10)], "key": [0] * 10, "reason": reasons}
+    pq.write_table(pa.table(table), file)
+    found = text(audit(Dataset.open(tmp_path / "out")))
+    assert (
+        "rejected or missing: 10, listed in images/rejected.parquet\n"
+        "  missing (7): p3, p4, p5, p6, p7 and 2 more\n"
+        "  cut (2): p0, p2\n"
+        "  empty (1): p1\n\n"
+    ) in found
+    pq.write_table(pa.table({"name": ["p"] * 7, "reason": [f"size {number}" for number in range(7)]}), file)
+    assert "  size 4 (1): p\n  and 2 more reasons\n\n" in text(audit(Dataset.open(tmp_path / "out")))
