@@ -52,13 +52,13 @@ class ImageServer(nn.Module):
         """
         store = self._partitioned()
         rank, num_ranks = distributed.get_rank(group), distributed.get_world_size(group)
+        all_same("the pictures of the ranks", store.identity, group)  # first: a rank that left now would cut off others
         if num_ranks > store.num_partitions:
             raise ImageError(
                 f"{num_ranks} ranks cannot share {store.num_partitions} partitions of pictures",
                 where="`data.partitions`",
                 todo="Use fewer ranks, or prepare the dataset with at least as many partitions.",
             )
-        all_same("the pictures of the ranks", store.identity, group)
         error = None
         try:
             store.serve(range(rank, store.num_partitions, num_ranks))

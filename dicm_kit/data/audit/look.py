@@ -13,6 +13,7 @@ from dicm_kit.data.audit.scan import PartTally, Scan, Scanner
 from dicm_kit.data.audit.users import Repeats, Users, look_at_users, look_for_repeats
 from dicm_kit.data.dataset import DATASET_FILE, SPLITS, Dataset, Split
 from dicm_kit.data.grouping import DAY
+from dicm_kit.data.state import STATE, State
 
 
 def audit(dataset: Dataset) -> Audit:
@@ -38,6 +39,7 @@ def audit(dataset: Dataset) -> Audit:
             _compare(dataset, scan, users, joins.one_user_in, findings)
             examples = pick_examples(dataset)
         one_user_in = joins.one_user_in
+    pieces = _pieces(dataset, findings)
     splits = {split: _split_counts(dataset, split, scan, users, repeats) for split in SPLITS}
     failed = [Problem(each.name, _with_examples(each), each.todo) for each in found if each.outcome == "fail"]
     odd = [Warned(f"{each.name}: {_with_examples(each)}", each.todo) for each in found if each.outcome == "look"]
@@ -45,6 +47,7 @@ def audit(dataset: Dataset) -> Audit:
         folder=dataset.folder,
         fingerprint=dataset.fingerprint,
         made=dataset.made,
+        pieces=pieces,
         made_up=dataset.has_truth,
         clock=scan.clock,
         one_user_in=one_user_in,
@@ -55,6 +58,17 @@ def audit(dataset: Dataset) -> Audit:
         problems=findings.problems() + failed,
         warnings=odd + ([] if findings else warnings_of(dataset, scan, splits, pictures)),
     )
+
+
+def _pieces(dataset: Dataset, findings: Findings) -> tuple[str, ...]:
+    """Returns the names of the log's pieces, where the folder has a state."""
+    try:
+        state = State.read(dataset.folder / STATE)
+        return tuple(state.pieces) if state else ()
+    except (ValueError, TypeError) as error:
+        todo = "No day can be added to the folder; training needs no state. Prepare again to have one."
+        findings.add(f"{STATE}/log.json", f"cannot be read: {type(error).__name__} {error}", todo)
+        return ()
 
 
 def _look_closer(dataset: Dataset, joins: Joins, scan: Scan, vocabs: set[str]) -> tuple[Users, Repeats, list[Check]]:

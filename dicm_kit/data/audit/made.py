@@ -1,7 +1,10 @@
 """What dataset.yaml says of how the folder was made: free in form, so nothing in it is counted on."""
 
 import re
+from collections.abc import Sequence
 from typing import Any
+
+from dicm_kit.errors import some
 
 
 def option(made: dict[str, Any], *names: str) -> Any:
@@ -29,10 +32,12 @@ def count(made: dict[str, Any], name: str) -> int:
     return value if isinstance(value, int) else 0
 
 
-def said(made: dict[str, Any]) -> dict[str, str]:
-    """Returns in words where the samples come from, and how groups, histories, splits and negatives were made."""
-    source = _text(option(made, "source"))
-    found = {"source": f"fingerprint {source}" if re.fullmatch("[0-9a-f]{16}", source) else source or "not said"}
+def said(made: dict[str, Any], pieces: Sequence[str] = ()) -> dict[str, str]:
+    """Returns in words where the samples come from, and how groups, histories, splits and negatives were made.
+
+    `pieces`: of the log, as the folder's state names them.
+    """
+    found = {"source": _source(_text(option(made, "source")), pieces)}
     words = {"group": _group, "history": _history, "split": _split, "negatives": _negatives}
     for name, say in words.items():
         value = option(made, name)
@@ -45,6 +50,13 @@ def said(made: dict[str, Any]) -> dict[str, str]:
         by = ", ".join(name for name, on in filters.items() if on)
         found["left out"] = f"rows: {rows:,}{f' by {by}' if by else ''}"
     return found
+
+
+def _source(source: str, pieces: Sequence[str]) -> str:
+    words = f"fingerprint {source}" if re.fullmatch("[0-9a-f]{16}", source) else source or "not said"
+    if not pieces or list(pieces) == ["log"]:  # what a source without pieces calls all of it
+        return words
+    return f"log of {len(pieces):,} piece{'s' if len(pieces) > 1 else ''}: {some(pieces)}; {words}"
 
 
 def _group(options: dict[str, Any]) -> str | None:

@@ -133,6 +133,8 @@ class Audit:
     fingerprint: str
     made: dict[str, Any]
     """How it was made, as dataset.yaml says: free in form."""
+    pieces: tuple[str, ...]
+    """Of the log, as the folder's state names them; none where another tool wrote the folder."""
     made_up: bool
     """The samples hold click probabilities: data that was made up."""
     clock: Clock

@@ -70,7 +70,7 @@ def _wrapped(line: str, indent: str = "  ") -> str:
 
 
 def _made(found: Audit) -> str:
-    words = said(found.made)
+    words = said(found.made, found.pieces)
     if found.made_up:
         words["made up"] = "yes: the samples hold click_probability, so results say nothing of real users"
     width = max(map(len, words)) + 2

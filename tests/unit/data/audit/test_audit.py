@@ -85,7 +85,9 @@ def test_a_folder_that_days_were_added_to(tmp_path: Path) -> None:
     for ends in ((4,), (4, 5), (4, 5, 6)):
         dataset = prepare(shop.cut(*ends), options, tmp_path / "out", progress=False)
         assert audit(dataset).problems == []
-    assert [split.parts for split in audit(dataset).splits.values()] == [3, 1, 1]
+    found = audit(dataset)
+    assert [split.parts for split in found.splits.values()] == [3, 1, 1]
+    assert text(found).splitlines()[2] == f"source     log of 3 pieces: day 0, day 4, day 5; {dataset.made['source']}"
 
 
 def test_drawn_negatives_are_named_and_not_taken_for_repeats(tmp_path: Path) -> None:
@@ -163,11 +165,27 @@ def test_a_folder_that_another_tool_wrote(copied: Callable[[str], Path]) -> None
         ({"negatives": None}, "negatives", "none drawn: the log's own"),
         ({"negatives": {"ours": "two"}}, "negatives", "ours two"),
         ({"source": "0123456789abcdef"}, "source", "fingerprint 0123456789abcdef"),
+        ({"source": "a Spark job"}, "source", "a Spark job"),
         ({"counts": {"rows_left_out": 1200}, "unlisted": "drop"}, "left out", "rows: 1,200 by unlisted: drop"),
     ],
 )
 def test_how_it_was_made_in_words(made: dict, name: str, words: str) -> None:
     assert said(made)[name] == words
+
+
+@pytest.mark.parametrize(
+    ("pieces", "words"),
+    [
+        (["log"], "fingerprint 0123456789abcdef"),
+        (["a.csv"], "log of 1 piece: a.csv; fingerprint 0123456789abcdef"),
+        (
+            [f"{name}.csv" for name in "abcdefg"],
+            "log of 7 pieces: a.csv, b.csv, c.csv, d.csv, e.csv and 2 more; fingerprint 0123456789abcdef",
+        ),
+    ],
+)
+def test_the_pieces_of_the_log_are_named(pieces: list[str], words: str) -> None:
+    assert said({"source": "0123456789abcdef"}, pieces)["source"] == words
 
 
 def test_users_in_slices_give_the_same(prepared: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:

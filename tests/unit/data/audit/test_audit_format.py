@@ -292,5 +292,18 @@ def test_damage_is_named(case: str, copied: Callable[[str], Path]) -> None:
     assert complaints(found).startswith("PROBLEM: ")
 
 
+@pytest.mark.parametrize(("state", "error"), [('{"pieces": {"a.cs', "JSONDecodeError"), ('{"files": 3}', "TypeError")])
+def test_a_broken_state_is_named_beside_all_that_is_looked_at(
+    state: str, error: str, copied: Callable[[str], Path]
+) -> None:
+    folder = copied("every kind")
+    (folder / "state/log.json").write_text(state)
+    found = audit(Dataset.open(folder))
+    (problem,) = found.problems
+    assert problem.where == "state/log.json"
+    assert problem.what.startswith(f"cannot be read: {error} ")
+    assert found.checks
+
+
 def _of_impressions(name: str) -> bool:
     return name in ("item", "label", "weight", "time", "click_probability") or name.startswith("context_")
