@@ -19,12 +19,13 @@
 3. `images/`    picture keys -> vectors, every picture computed once
    `backbone.py`, `extract.py`, `known.py` what need not be computed again, `parts.py`, `features_file.py`, `store.py`,
    `embedder.py`, `server.py`; below the stages
-   `exchange/dedup.py`, `exchange/owner.py`, `exchange/all_to_all.py`, `exchange/traffic.py`, `exchange/agree.py`, the
-   shards `shards.py`, decoding `pixels.py`
+   `exchange/dedup.py`, `exchange/owner.py`, `exchange/all_to_all.py`, `exchange/traffic.py`, `exchange/agree.py`,
+   `exchange/heartbeat.py` who is still there, the shards `shards.py`, decoding `pixels.py`
 4. `interest/`  history vectors -> one interest vector:  `pooling.py`, `attention.py`
 5. `nets/`      all vectors -> logit:  `mlp.py`
 6. `training/`  `module.py` knows the order of 2 to 5;  `loss.py`, `metrics.py`, `slices.py`, `bootstrap.py`,
-   `optimizers.py`, `checkpoint.py`, `callbacks.py`, `strategy.py` several ranks, `picture_counts.py`
+   `optimizers.py`, `checkpoint.py`, `callbacks.py`, `strategy.py` several ranks, `launcher.py` their start and end,
+   `picture_counts.py`
 7. `artifacts/` what a run leaves behind:  `run_folder.py`, `metrics_file.py`, `predictions.py`, `difference.py` of two
    runs, `results.py`, `picture_costs.py`
 

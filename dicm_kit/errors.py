@@ -68,6 +68,10 @@ class TrainingError(DicmError):
     """A training that cannot go on."""
 
 
+class RankError(DicmError):
+    """A rank of the run that is gone, or that cannot be reached."""
+
+
 class RunError(DicmError):
     """A run folder or checkpoint that cannot be used."""
 

@@ -10,6 +10,7 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from dicm_kit import __version__
@@ -195,9 +196,11 @@ class Session:
         )
         return pl.Trainer(
             accelerator=options.accelerator,
-            strategy=ImageServerStrategy() if options.strategy == "image_server" else options.strategy,
+            strategy=ImageServerStrategy(options.timeout) if options.strategy == "image_server" else options.strategy,
             devices=options.devices,
             num_nodes=options.num_nodes,
+            # Lightning would save and requeue in a signal handler, whatever the ranks are in; `--resume` does without
+            plugins=[SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None,
             precision=options.precision,
             max_epochs=options.max_epochs if options.max_epochs else -1,
             max_steps=options.max_steps or -1,

@@ -36,10 +36,25 @@ class Exchange(ABC):
     num_ranks: int
     traffic: Traffic
     """What has been sent since the start, the gradients of finished backwards included."""
+    leg: str = ""
+    """What is under way: sizes, keys, compute, vectors or gradients; empty between fetches."""
 
     @abstractmethod
     def fetch(self, keys_U: Int[Tensor, " U"], compute: Compute) -> Float[Tensor, "U D"]:
         """Returns the vectors of distinct, sorted keys. On each rank `compute` is called once, with what it serves."""
+
+    def _count(self, asked: int, served: int) -> None:
+        self.traffic.fetches += 1
+        self.traffic.asked += asked
+        self.traffic.served += served
+
+    @contextmanager
+    def _under_way(self, leg: str) -> Iterator[None]:
+        self.leg, start = leg, time.perf_counter()  # after an error it stays said where it was
+        yield
+        self.leg = ""
+        name = f"{leg}_seconds"
+        setattr(self.traffic, name, getattr(self.traffic, name) + time.perf_counter() - start)
 
 
 class LocalExchange(Exchange):
@@ -53,8 +68,8 @@ class LocalExchange(Exchange):
 
     def fetch(self, keys_U: Int[Tensor, " U"], compute: Compute) -> Float[Tensor, "U D"]:
         """Returns `compute(keys_U)`."""
-        _count_fetch(self.traffic, asked=keys_U.shape[0], served=keys_U.shape[0])
-        with _timed(self.traffic, "compute"):
+        self._count(asked=keys_U.shape[0], served=keys_U.shape[0])
+        with self._under_way("compute"):
             return compute(keys_U)
 
 
@@ -90,18 +105,18 @@ class RankExchange(Exchange):
         order_U = owner_U.argsort(stable=True)
         num_to_R = torch.bincount(owner_U, minlength=self.num_ranks)
         num_from_R = torch.empty_like(num_to_R)
-        with _timed(traffic, "sizes"):
+        with self._under_way("sizes"):
             distributed.all_to_all_single(num_from_R, num_to_R, group=self._group)
             leg = _Leg(num_to_R.tolist(), num_from_R.tolist(), self._group, self.rank)
         traffic.sizes_bytes += num_to_R.element_size() * (self.num_ranks - 1)
-        with _timed(traffic, "keys"):
+        with self._under_way("keys"):
             asked_K, num_bytes = leg.send(keys_U[order_U])
         traffic.keys_bytes += num_bytes
         keys_V, row_K = distinct(asked_K)
-        _count_fetch(traffic, asked=keys_U.shape[0], served=keys_V.shape[0])
-        with _timed(traffic, "compute"):
+        self._count(asked=keys_U.shape[0], served=keys_V.shape[0])
+        with self._under_way("compute"):
             vectors_VD = compute(keys_V)
-        came_UD = _Answers.apply(vectors_VD.index_select(0, row_K), leg.reversed(), traffic)
+        came_UD = _Answers.apply(vectors_VD.index_select(0, row_K), leg.reversed(), self)
         return came_UD.index_select(0, order_U.argsort())
 
 
@@ -129,31 +144,16 @@ class _Answers(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, vectors_KD: Tensor, leg: _Leg, traffic: Traffic) -> Tensor:
-        ctx.leg, ctx.traffic = leg.reversed(), traffic
-        with _timed(traffic, "vectors"):
+    def forward(ctx: Any, vectors_KD: Tensor, leg: _Leg, exchange: RankExchange) -> Tensor:
+        ctx.leg, ctx.exchange = leg.reversed(), exchange
+        with exchange._under_way("vectors"):
             came_UD, num_bytes = leg.send(vectors_KD)
-        traffic.vectors_bytes += num_bytes
+        exchange.traffic.vectors_bytes += num_bytes
         return came_UD
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        traffic = ctx.traffic
-        with _timed(traffic, "gradients"):
+        with ctx.exchange._under_way("gradients"):
             grad_KD, num_bytes = ctx.leg.send(grads[0])
-        traffic.gradients_bytes += num_bytes
+        ctx.exchange.traffic.gradients_bytes += num_bytes
         return grad_KD, None, None
-
-
-def _count_fetch(traffic: Traffic, asked: int, served: int) -> None:
-    traffic.fetches += 1
-    traffic.asked += asked
-    traffic.served += served
-
-
-@contextmanager
-def _timed(traffic: Traffic, leg: str) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    name = f"{leg}_seconds"
-    setattr(traffic, name, getattr(traffic, name) + time.perf_counter() - start)

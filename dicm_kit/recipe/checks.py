@@ -57,6 +57,7 @@ _LEAST: dict[str, float] = {
     "trainer.log_every": 1,
     "trainer.validate_every": 1,
     "trainer.threads": 1,
+    "trainer.timeout": 1,
     "checkpoint.every": 1,
     "checkpoint.keep": 1,
     "optimizer.dense.weight_decay": 0,

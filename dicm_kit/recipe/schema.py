@@ -231,6 +231,8 @@ class TrainerSection:
     """Batches after which training ends in any case; null: no such limit."""
     strategy: Literal["auto", "ddp", "image_server"] = "auto"
     """How several ranks work together; `auto`: `ddp`; `image_server`: `ddp`, and the pictures are shared out."""
+    timeout: float = 60.0
+    """Seconds after which all ranks end when one has died or fallen silent; `image_server` only."""
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
     """What to train on."""
     devices: int = 1

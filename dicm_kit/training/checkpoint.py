@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,6 +20,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
 
 from dicm_kit.errors import RunError, TrainingError, some
 from dicm_kit.training.module import CtrModule
+from dicm_kit.training.strategy import ImageServerStrategy
 
 CHECKPOINTS = "checkpoints"
 """The folder in a run folder."""
@@ -213,6 +214,11 @@ class Checkpoints(Checkpoint):
 
     def _write(self, trainer: Trainer, name: str) -> None:
         """Called by every rank; rank 0 writes. Not `trainer.save_checkpoint`: its barrier waits for dead ranks."""
+        strategy = trainer.strategy
+        with strategy.phase("checkpoint") if isinstance(strategy, ImageServerStrategy) else nullcontext():
+            self._write_whole(trainer, name)
+
+    def _write_whole(self, trainer: Trainer, name: str) -> None:
         checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
         if name == "last.ckpt":
             self._written_at = self._step

@@ -1,5 +1,11 @@
 """`image_server`: Lightning's `ddp`, with the pictures shared out over the ranks (the paper's AMS, section 5)."""
 
+import os
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import lightning.pytorch as pl
@@ -8,11 +14,26 @@ from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
+from dicm_kit.errors import DicmError, RankError
+from dicm_kit.exchange.heartbeat import Heartbeat
 from dicm_kit.features.tables import sparse_parameters
 from dicm_kit.images.server import ImageServer
+from dicm_kit.training.launcher import PatientLauncher
+from dicm_kit.training.module import CtrModule
 
 NAME = "image_server"
 """In Lightning's registry, and in a recipe's `trainer.strategy`."""
+_STAGES = {
+    "train": "reading",  # what is between the steps
+    "validate": "validation",
+    "sanity_check": "validation",
+    "test": "test",
+    "predict": "prediction",
+}
+_NEWS = 3.0
+"""Seconds for the news to come that another rank has gone."""
+_LAST_WISH = 2.0
+"""Seconds for the loggers to write what waits."""
 
 
 class ImageServerStrategy(DDPStrategy):
@@ -26,13 +47,131 @@ class ImageServerStrategy(DDPStrategy):
     not be bit-identical. Here that is done before the first step, by two steps without data.
     """
 
-    def __init__(self, **options: Any):
-        """Takes what `DDPStrategy` takes."""
+    def __init__(self, silence_timeout: float = 60.0, **options: Any):
+        """Takes what `DDPStrategy` takes, and how many seconds after a rank's last sign of life all others end."""
         super().__init__(**options)
+        self._silence_timeout = silence_timeout
         self._groups: list[torch.distributed.ProcessGroup] = []
+        self._heartbeat: Heartbeat | None = None
+        self._trainer: pl.Trainer | None = None
+        self._phase = ""
+
+    # --- ranks that fall silent ---
+
+    def _configure_launcher(self) -> None:
+        super()._configure_launcher()
+        if self._start_method == "popen":
+            environment = self.cluster_environment
+            assert environment is not None, "Lightning sets it first"
+            self._launcher = PatientLauncher(
+                environment, self.num_processes, self.num_nodes, self._silence_timeout, self._explain
+            )
+
+    def setup_environment(self) -> None:
+        """Makes the process group, and lets all ranks hear each other from here until `teardown`."""
+        super().setup_environment()
+        self._heartbeat = Heartbeat.meet(self._address(), self._silence_timeout, self._where, self._give_up)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Says to the other ranks what this one does meanwhile; after an error it stays said."""
+        before, self._phase = self._phase, name
+        yield
+        self._phase = before
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        """`ddp`'s."""
+        with self.phase("forward"):
+            return super().training_step(*args, **kwargs)
+
+    def backward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """`ddp`'s."""
+        with self.phase("backward"):
+            return super().backward(*args, **kwargs)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> Any:
+        """`ddp`'s."""
+        with self.phase("optimizer"):
+            return super().optimizer_step(*args, **kwargs)
+
+    def _where(self) -> str:
+        trainer = self._trainer
+        if trainer is None:
+            return "the start"
+        module = trainer.lightning_module
+        leg = next((server.exchange.leg for server in _servers(module) if server.exchange.leg), "")
+        doing = self._phase or _STAGES.get(str(trainer.state.stage and trainer.state.stage.value), "start")
+        return f"step {trainer.global_step}, {doing}" + (f", exchange of {leg}" if leg else "")
+
+    def _explain(self, error: BaseException) -> RankError | None:
+        """Returns what a rank's exception comes from, where that is another rank; tells the others of its own."""
+        heartbeat = self._heartbeat
+        if heartbeat is None:
+            return None
+        # What a collective raises when a rank has gone is a RuntimeError, and the news of it may be on the way.
+        blame = heartbeat.blame(_NEWS if isinstance(error, RuntimeError) else 0)
+        if blame is None or isinstance(error, (DicmError, KeyboardInterrupt)):
+            heartbeat.close(f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}")
+            return None
+        heartbeat.close()
+        return self._end_by(blame)
+
+    def _give_up(self, blame: str) -> None:
+        """Ends this process, whose main thread waits in a collective for ever; called by the heartbeat's thread."""
+        print(f"{RankError.__name__}: {self._end_by(blame)}", file=sys.stderr, flush=True)
+        saving = threading.Thread(target=self._save_logs, daemon=True)
+        saving.start()
+        saving.join(_LAST_WISH)
+        os._exit(RankError.exit_code)
+
+    def _end_by(self, blame: str) -> RankError:
+        assert self._heartbeat is not None, "it has found out"
+        if isinstance(self._launcher, PatientLauncher):
+            first = self.node_rank * self.num_processes
+            self._launcher.kill_silent(rank - first for rank in self._heartbeat.silent)
+        todo = "See that rank's own output and its machine's log. Go on from the last checkpoint: --resume."
+        return RankError(f"rank {self.global_rank}: {blame}", todo=todo)
+
+    def _take_over_sigterm(self, trainer: pl.Trainer) -> None:
+        """A training stops after its step, on all ranks together, as with Ctrl-C.
+
+        Lightning's handler broadcasts: in the middle of whatever the ranks are in, and to those that have gone.
+        """
+        signals = trainer._signal_connector
+
+        def handle(signum: int, frame: Any) -> None:
+            if self._launcher is not None:
+                self._launcher.kill(signum)  # those that this process has started
+            module = trainer.lightning_module
+            if trainer.training and isinstance(module, CtrModule):
+                module.stop_requested = True
+            else:
+                signals.received_sigterm = True
+
+        signals._sigterm_notifier_fn = handle  # type: ignore[method-assign, assignment]
+
+    def _save_logs(self) -> None:
+        for logger in self._trainer.loggers if self._trainer is not None else ():
+            logger.save()
+
+    def _address(self) -> str:
+        """Returns the address by which other machines reach this one: that of the way to the main one."""
+        environment = self.cluster_environment
+        assert environment is not None, "the process group was made by it"
+        main = environment.main_address
+        if self.node_rank == 0:
+            return main
+        family, kind, *_, address = socket.getaddrinfo(main, 1, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind) as probe:  # nothing is sent
+            probe.connect(address)
+            return str(probe.getsockname()[0])
+
+    # --- pictures ---
 
     def setup(self, trainer: pl.Trainer) -> None:
         """Makes the groups and shares the pictures out, on every rank, before DDP is wrapped round the module."""
+        self._trainer = trainer
+        self._take_over_sigterm(trainer)
         self._leave()
         module = self.lightning_module
         assert module is not None, "Lightning connects the module first"
@@ -53,6 +192,10 @@ class ImageServerStrategy(DDPStrategy):
         """Leaves the groups; `ImageServer.gather` makes the module usable on one rank."""
         super().teardown()
         self._leave()
+        if self._heartbeat is not None:
+            self._heartbeat.close()
+        self._heartbeat = self._trainer = None
+        self._phase = ""
 
     def _leave(self) -> None:
         module = self.lightning_module

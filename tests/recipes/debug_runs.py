@@ -34,14 +34,14 @@ def start(*command: str) -> "subprocess.Popen[str]":
     )
 
 
-def alive(session: int) -> list[int]:
-    """Returns the processes of a session."""
+def alive(session: int, but: str = "Z") -> list[int]:
+    """Returns the processes of a session that are not in one of these states."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             fields = (entry / "stat").read_text().rpartition(")")[2].split()
         except OSError:  # it has just ended
             continue
-        if int(fields[3]) == session and fields[0] != "Z":
+        if int(fields[3]) == session and fields[0] not in but:
             found.append(int(entry.name))
     return found

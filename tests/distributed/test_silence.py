@@ -1,0 +1,142 @@
+"""Law 3: no rank waits for ever. Real runs in fresh processes, in which a rank is killed, stopped, or fails."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from recipes.debug_runs import DEBUG, REPOSITORY, alive, arguments, debug
+
+from dicm_kit import run
+from dicm_kit.training.checkpoint import find_resumable
+
+SCRIPT = REPOSITORY / "tests/distributed/faulty_run.py"
+TIMEOUT = 6  # trainer.timeout
+LAUNCHERS = {
+    "lightning": [sys.executable, str(SCRIPT)],
+    "torchrun": [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node={}", str(SCRIPT)],
+}
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the debug recipe's dataset and feature store."""
+    folder = tmp_path_factory.mktemp("shop")
+    run.extract(debug(folder))
+    return folder
+
+
+@dataclass
+class Ended:
+    """A run that is over."""
+
+    code: int
+    output: str
+    seconds: float
+    """From the first accident on."""
+
+
+def faulty(launcher: str, ranks: int, fault: str, rank: int, places: str, folder: Path, *overrides: str) -> Ended:
+    """Runs until no process is left but those that cannot end, since they are stopped."""
+    command = [part.format(ranks) for part in LAUNCHERS[launcher]]
+    several = f"trainer.devices={ranks}", "trainer.strategy=image_server", f"trainer.timeout={TIMEOUT}", "--overwrite"
+    with (folder / "output").open("w") as output:
+        process = subprocess.Popen(
+            [*command, fault, str(rank), places, str(DEBUG), *arguments(folder, *several, *overrides)],
+            cwd=REPOSITORY,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)},
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    deadline = time.time() + 120
+    while alive(process.pid, "TZ") and time.time() < deadline:
+        time.sleep(0.1)
+    now = time.time()
+    left = alive(process.pid, "TZ")
+    for pid in alive(process.pid):
+        os.kill(pid, signal.SIGKILL)
+    code = process.wait()
+    text = (folder / "output").read_text()
+    accident = re.search(r"^accident (.*)$", text, re.MULTILINE)
+    assert not left, text
+    assert accident, text
+    return Ended(code, text, now - float(accident[1]))
+
+
+def told(ended: Ended, rank: int) -> str:
+    """Returns why a rank says that it ended, in one line."""
+    found = re.findall(rf"^RankError: rank {rank}: (.*)$", ended.output, re.MULTILINE)
+    assert len(found) == 1, ended.output
+    return found[0]
+
+
+def died(rank: int, at: str) -> str:
+    return f"rank {rank} has died: its process ended without a word; it was last heard of at {at}"
+
+
+@pytest.mark.parametrize(
+    ("launcher", "rank", "place", "at"),
+    [
+        ("lightning", 1, "keys@5", "step 5, forward, exchange of keys"),
+        ("lightning", 0, "backward@20", "step 20, backward"),
+        ("torchrun", 2, "optimizer@3", "step 3, optimizer"),
+    ],
+)
+def test_a_rank_is_killed(launcher: str, rank: int, place: str, at: str, shop: Path) -> None:
+    ended = faulty(launcher, 3, "kill", rank, place, shop)
+    assert ended.code
+    for other in {0, 1, 2} - {rank}:
+        assert told(ended, other) == died(rank, at)
+    assert ended.seconds < TIMEOUT
+    last = find_resumable(shop / "run")  # rank 0 keeps what it has learnt, unless it is the one
+    if rank and "optimizer" not in place:
+        assert last is not None
+        assert last.name == "last.ckpt"
+
+
+@pytest.mark.parametrize(
+    ("launcher", "rank", "place", "at"),
+    [
+        ("lightning", 1, "gradients@2", "step 2, backward, exchange of gradients"),
+        ("lightning", 0, "validation@16", "step 16, validation"),
+        ("torchrun", 1, "checkpoint@16", "step 16, checkpoint"),
+    ],
+)
+def test_a_rank_falls_silent(launcher: str, rank: int, place: str, at: str, shop: Path) -> None:
+    ended = faulty(launcher, 3, "stop", rank, place, shop)
+    for other in {0, 1, 2} - {rank}:
+        found = re.fullmatch(rf"rank {rank} has been silent for (\d+) s, last heard of at (.*)", told(ended, other))
+        assert found, told(ended, other)
+        assert int(found[1]) < TIMEOUT
+        assert found[2] == at
+    if launcher == "lightning":  # torchrun gives the stopped one half a minute
+        assert ended.seconds < TIMEOUT + 1
+
+
+def test_a_rank_fails_with_an_error(shop: Path) -> None:
+    ended = faulty("lightning", 2, "broken data", 1, "reading@4", shop)
+    assert "DataError: lane-002.parquet: cannot be read" in ended.output
+    error = "DataError: lane-002.parquet: cannot be read"
+    assert told(ended, 0) == f"rank 1 has ended with an error at step 4, reading: {error}"
+    assert ended.code == 1
+    assert ended.seconds < TIMEOUT
+
+
+def test_a_rank_fails_in_torch(shop: Path) -> None:
+    ended = faulty("torchrun", 2, "no memory", 0, "forward@1", shop)
+    assert told(ended, 1) == "rank 0 has ended with an error at step 1, forward: RuntimeError: out of memory"
+    assert ended.code == 1
+
+
+def test_a_long_batch_validation_or_checkpoint_is_no_false_alarm(shop: Path) -> None:
+    places = "reading@0,validation@16,checkpoint@16"
+    ended = faulty("lightning", 2, "sleep 4", 1, places, shop, "trainer.timeout=3")
+    assert ended.code == 0, ended.output
+    assert ended.output.count("accident") == 3
+    assert "RankError" not in ended.output
