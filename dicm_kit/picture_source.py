@@ -77,7 +77,14 @@ class Pictures:
             if standardize is not None:
                 standardize.set(*FeatureStore.open(self.features, "mmap").statistics())
         images = recipe.images
-        return ImageServer(store, embedder, self.backbone, missing=images.missing, transport=images.transport)
+        return ImageServer(
+            store,
+            embedder,
+            self.backbone,
+            missing=images.missing,
+            transport=images.transport,
+            max_distinct=images.max_distinct,
+        )
 
 
 def _device(recipe: Recipe) -> str:

@@ -131,7 +131,8 @@ class Heartbeat:
             return
         self._is_closing = True
         self._thread.join()
-        self._tell({"ended": last_word or (self._blame or ""), "quoted": bool(self._blame) and not last_word})
+        quoted = self._blame is not None and not last_word
+        self._tell({"at": self._where(), "ended": last_word or self._blame or "", "quoted": quoted})
         self.forget()
 
     def forget(self) -> None:
@@ -158,7 +159,7 @@ class Heartbeat:
             if self._blame is None:
                 self._judge()
             elif self._awake > self._give_up_at:
-                self._tell({"ended": self._blame, "quoted": True})
+                self._tell({"at": self._where(), "ended": self._blame, "quoted": True})
                 self._give_up(self._blame)
                 return
 
@@ -181,11 +182,9 @@ class Heartbeat:
         *lines, peer.line = (peer.line + came).split(b"\n")
         for line in lines:
             message = json.loads(line)
-            peer.heard = self._awake
+            peer.heard, peer.at = self._awake, message["at"]
             if "ended" in message:
                 peer.last_word, peer.is_quoted = message["ended"], message["quoted"]
-            else:
-                peer.at = message["at"]
         if not came:
             peer.is_over = True
             self._selector.unregister(peer.stream)

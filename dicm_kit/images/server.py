@@ -24,6 +24,7 @@ class ImageServer(nn.Module):
     between ranks: "vectors" [U, I], embedded once by the owner (AMS), or "backbone_vectors" [U, C], embedded by every
     rank that asks (the paper's store-in-server, to compare with).
     Key 0, and with `missing="zeros"` every key that the store does not know, gives zeros and has no part in anything.
+    ImageError when a rank has to compute more than `max_distinct` pictures in one step.
     """
 
     def __init__(
@@ -34,11 +35,12 @@ class ImageServer(nn.Module):
         exchange: Exchange | None = None,
         missing: Literal["zeros", "error"] = "zeros",
         transport: Literal["vectors", "backbone_vectors"] = "vectors",
+        max_distinct: int | None = None,
     ):
         super().__init__()
         self.store, self.embedder, self.backbone = store, embedder, backbone
         self.exchange, self.missing = exchange or LocalExchange(), missing
-        self.transport = transport
+        self.transport, self.max_distinct = transport, max_distinct
         self.dim = embedder.dim
         """I"""
         self.counters = {"steps": 0, "references": 0, "distinct": 0}
@@ -140,6 +142,10 @@ class ImageServer(nn.Module):
         return _marked(self._through_backbone(rows), found_V)
 
     def _lookup(self, keys_V: Tensor) -> tuple[Tensor, Bool[Tensor, " V"]]:
+        if self.max_distinct is not None and keys_V.shape[0] > self.max_distinct:
+            todo = "Fewer impressions a step, shorter histories, more ranks to share them; or allow more."
+            what = f"a step has {keys_V.shape[0]:,} distinct pictures for this rank, more than {self.max_distinct:,}"
+            raise ImageError(what, where="`images.max_distinct`", todo=todo)
         rows, found_V = self.store.lookup(keys_V)
         if self.missing == "error" and not bool(found_V.all()):
             unknown = keys_V[~found_V].tolist()

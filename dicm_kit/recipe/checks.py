@@ -50,6 +50,7 @@ _LEAST: dict[str, float] = {
     "data.negatives.seed": 0,
     "batch_size": 1,
     "images.shuffle": 0,
+    "images.max_distinct": 1,
     "images.embedder.dim": 1,
     "trainer.max_epochs": 1,
     "trainer.max_steps": 1,

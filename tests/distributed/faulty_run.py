@@ -3,7 +3,7 @@
 `faulty_run.py FAULT RANK PLACES RECIPE [overrides]`. A place is a phase of a step, `backward@5`; phases are reading,
 forward, the exchange's legs, backward, optimizer, validation, checkpoint. When the rank comes to one, it waits until
 all others have heard that it is there, writes the time to standard output, and then: `kill`, `stop`, `broken data`, `no
-memory`, or `sleep 3`.
+memory`, `sleep 3`, or `terminate`, which is for its parent.
 """
 
 import os
@@ -39,6 +39,8 @@ class Accident(Callback):
                 os.kill(os.getpid(), signal.SIGKILL)
             case ["stop"]:
                 os.kill(os.getpid(), signal.SIGSTOP)
+            case ["terminate"]:  # what sent the signal is a launcher or a scheduler: the parent gets it
+                os.kill(os.getppid(), signal.SIGTERM)
             case ["broken", "data"]:
                 raise DataError("cannot be read", where="lane-002.parquet")
             case ["no", "memory"]:

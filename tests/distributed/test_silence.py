@@ -13,7 +13,7 @@ import pytest
 from recipes.debug_runs import DEBUG, REPOSITORY, alive, arguments, debug
 
 from dicm_kit import run
-from dicm_kit.training.checkpoint import find_resumable
+from dicm_kit.training.checkpoint import find_resumable, read_checkpoint
 
 SCRIPT = REPOSITORY / "tests/distributed/faulty_run.py"
 TIMEOUT = 6  # trainer.timeout
@@ -128,6 +128,19 @@ def test_a_rank_fails_with_an_error(shop: Path) -> None:
     assert ended.seconds < TIMEOUT
 
 
+def test_more_distinct_pictures_at_one_owner_than_allowed(shop: Path) -> None:
+    """As with every error that only one owner has, such as a missing picture."""
+    ended = faulty("lightning", 2, "sleep 0", 0, "reading@0", shop, "images.max_distinct=25")
+    assert ended.code == 1
+    (first,) = re.findall(r"^ImageError: `images.max_distinct`: (a step has .*)$", ended.output, re.MULTILINE)
+    (other,) = re.findall(r"^RankError: (.*)$", ended.output, re.MULTILINE)
+    assert re.fullmatch(
+        rf"rank \d: rank \d has ended with an error at step \d+, forward, exchange of compute: "
+        rf"ImageError: `images.max_distinct`: {re.escape(first)}",
+        other,
+    )
+
+
 def test_a_rank_fails_in_torch(shop: Path) -> None:
     ended = faulty("torchrun", 2, "no memory", 0, "forward@1", shop)
     assert told(ended, 1) == "rank 0 has ended with an error at step 1, forward: RuntimeError: out of memory"
@@ -140,3 +153,14 @@ def test_a_long_batch_validation_or_checkpoint_is_no_false_alarm(shop: Path) -> 
     assert ended.code == 0, ended.output
     assert ended.output.count("accident") == 3
     assert "RankError" not in ended.output
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_sigterm_stops_all_ranks_after_the_same_step(launcher: str, shop: Path) -> None:
+    ended = faulty(launcher, 2, "terminate", 1, "optimizer@5", shop)
+    assert ended.code
+    assert "RankError" not in ended.output
+    assert ended.output.count("Interrupted.") == (2 if launcher == "torchrun" else 1)
+    last = find_resumable(shop / "run")
+    assert last is not None
+    assert 5 < read_checkpoint(last)["global_step"] <= 8

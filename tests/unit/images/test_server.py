@@ -139,6 +139,15 @@ def test_autocast_changes_little_and_gives_float32() -> None:
     torch.testing.assert_close(rough, exact, rtol=0.05, atol=0.05)
 
 
+def test_more_distinct_pictures_than_allowed() -> None:
+    server, store = linear_server(max_distinct=2)
+    server(torch.tensor([4, 4, 7]), None, MASK)
+    with pytest.raises(ImageError, match="a step has 3 distinct pictures for this rank, more than 2") as caught:
+        server(torch.tensor([4, 7, 8]), None, MASK)
+    assert caught.value.where == "`images.max_distinct`"
+    assert store.asked == [[4, 7]]
+
+
 def test_a_broken_net_is_not_taken_for_missing_pictures() -> None:
     server, _ = linear_server()
     server.embedder[0].weight.data.fill_(float("nan"))
