@@ -53,6 +53,14 @@ class CtrProgress(ProgressBar):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Opens the epoch's bar."""
+        self._open_epoch(trainer)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Opens the bar of an epoch that is resumed in its middle, which has no start."""
+        if self._since is None:
+            self._open_epoch(trainer)
+
+    def _open_epoch(self, trainer: Trainer) -> None:
         epochs = f"/{trainer.max_epochs}" if trainer.max_epochs and trainer.max_epochs > 0 else ""
         self._open(f"epoch {trainer.current_epoch + 1}{epochs}", self.total_train_batches)
         self._since = time.monotonic()

@@ -89,8 +89,9 @@ def _serve(connection: Connection) -> None:
 
     torch.set_num_threads(1)
     warnings.simplefilter("error")
-    # The same exemption as in pyproject.toml, for the same cause.
+    # The same exemptions as in pyproject.toml, for the same causes.
     warnings.filterwarnings("ignore", "`isinstance.treespec, LeafSpec.` is deprecated", FutureWarning)
+    warnings.filterwarnings("ignore", "The `srun` command is available")
     while True:
         try:
             sys.path[:], rank, num_ranks, store = pickle.loads(connection.recv_bytes())
