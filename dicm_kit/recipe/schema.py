@@ -128,7 +128,7 @@ class ImagesSection:
     missing: Literal["zeros", "error"] = "zeros"
     """What a picture that is not in the store gives: a zero vector, or an error."""
     max_distinct: int | None = None
-    """Most distinct pictures that a rank may have to compute in a step, so that memory cannot run out; null: no limit."""
+    """Most distinct pictures that a rank may have to compute in a step, as a guard of its memory; null: no limit."""
     store: Literal["mmap", "memory"] = "mmap"
     """Read the backbone's vectors from files as needed, or hold them all in memory."""
     transport: Literal["vectors", "backbone_vectors"] = "vectors"
