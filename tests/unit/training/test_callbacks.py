@@ -53,18 +53,3 @@ def test_other_ranks_are_silent():
     stream = Terminal()
     run(stream, rank_zero=False)
     assert stream.getvalue() == ""
-
-
-def test_a_training_resumed_in_the_middle_of_an_epoch(tmp_path):
-    quiet = {"logger": False, "enable_model_summary": False, "enable_checkpointing": False, "num_sanity_val_steps": 0}
-    module, data = toy_module(), ToyData(steps=6)
-    first = Trainer(accelerator="cpu", max_steps=8, max_epochs=-1, callbacks=[CtrProgress(io.StringIO())], **quiet)
-    first.fit(module, data)
-    first.save_checkpoint(tmp_path / "eight.ckpt")
-    stream = Terminal()
-    progress = CtrProgress(stream)
-    second = Trainer(accelerator="cpu", max_epochs=2, callbacks=[progress], **quiet)
-    second.fit(toy_module(), data, ckpt_path=tmp_path / "eight.ckpt", weights_only=True)
-    assert second.global_step == 12
-    assert progress.impressions_per_second > 0
-    assert "epoch 2/2" in stream.getvalue()

@@ -1,4 +1,5 @@
 import errno
+import io
 import os
 import signal
 
@@ -8,6 +9,7 @@ from lightning.pytorch import Callback, Trainer
 from toy import ToyData, toy_module
 
 from dicm_kit.errors import RunError, TrainingError
+from dicm_kit.training.callbacks import CtrProgress
 from dicm_kit.training.checkpoint import CHECKPOINTS, Checkpoints, check_provenance, find_resumable, read_checkpoint
 from dicm_kit.training.optimizers import CtrOptimizer, OptimizerPlan
 
@@ -66,8 +68,10 @@ def test_resumed_anywhere_it_ends_with_the_same_bits(whole, tmp_path, step):
     run_dir, expected, seen, results = whole
     assert seen == ALL_STEPS
     path = run_dir / CHECKPOINTS / f"step-{step:09d}.ckpt"
-    trainer, module, data, _ = fit(tmp_path, resume=path)
+    stream = io.StringIO()
+    trainer, module, data, _ = fit(tmp_path, CtrProgress(stream), resume=path, enable_progress_bar=True)
     assert trainer.global_step == 12
+    assert " 0 impressions/s" not in stream.getvalue()  # in the middle of an epoch, too
     assert data.seen == ALL_STEPS[step:]  # every batch of the epoch exactly once
     assert_same_bits(module, expected)
     if step < 12:
