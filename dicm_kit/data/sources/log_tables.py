@@ -76,7 +76,8 @@ class Table:
         if file.separator is not None:
             schema = self._schemas[file.name]
             types = {name: self._read_type(file, schema.field(name)) for name in names}
-            yield from csv_batches(file, types, schema.names, {name: self.hint(name) for name in names})
+            ids = {each.column for each in self.wanted if each.role in ("id", "hash")}
+            yield from csv_batches(file, types, schema.names, {name: self.hint(name) for name in names}, ids)
             return
         try:
             with file.open() as stream, pq.ParquetFile(stream, pre_buffer=False) as parquet:  # no threads: see log_csv

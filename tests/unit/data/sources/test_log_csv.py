@@ -62,6 +62,38 @@ def test_an_id_that_turns_into_text(before: int, tmp_path: Path) -> None:
     assert impressions(source(tmp_path, text, text=["user"]))["user"] == ["1"] * before + ["u2"]
 
 
+@pytest.mark.parametrize("before", [0, 3000], ids=["at the top", "far below"])
+@pytest.mark.parametrize("value", ["007", '"007"'])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_an_id_with_zeros_in_front(before: int, value: str, end: str, tmp_path: Path) -> None:
+    text = (HEAD + GOOD * before + f"1,{value},{FIRST},1,x\n" + GOOD).replace("\n", end)
+    message = error(tmp_path, text)
+    assert message.startswith(f"log.csv:{before + 2}: `item` is read as a whole number, which loses the zeros")
+    assert "'007'" in message
+    assert "`impressions.text: [item]`" in message
+
+
+def test_the_first_column_of_a_block_and_a_hashed_one_too(tmp_path: Path) -> None:
+    rows = GOOD * 2000
+    blocks = len(list(log_csv.blocks(source(tmp_path, HEAD + rows)._tables["impressions"].files[0], log_csv._BLOCK)))
+    assert blocks > 3
+    for row in range(0, 2000, 97):  # wherever a block begins
+        text = HEAD + GOOD * row + f"01,7,{FIRST},1,x\n" + GOOD * (1999 - row)
+        assert error(tmp_path, text).startswith(f"log.csv:{row + 2}: `user` is read as a whole number")
+    text = HEAD + f"1,7,{FIRST},1,3\n1,7,{FIRST},1,03\n"
+    assert error(tmp_path, text, columns={"note": "hash"}).startswith("log.csv:3: `note` is read as a whole number")
+
+
+def test_zeros_in_front_that_lose_nothing(tmp_path: Path) -> None:
+    """Text keeps them, numbers do not need them, and other columns are not looked at."""
+    text = HEAD + f"0,7,{FIRST},01,08\n" + f'10,7,{FIRST},0,"a\n09,00"\n' + f"00,0,{FIRST},0.5,\n"
+    rows = impressions(source(tmp_path, text, text=["user"]))
+    assert (rows["user"], rows["item"], rows["label"]) == (["0", "10", "00"], [7, 7, 0], [1, 0, 0.5])
+    text = HEAD + f"0,7,{FIRST},1,08\n10,7,{FIRST},0,00\n1,7,{FIRST},0,x\n"
+    assert impressions(source(tmp_path, text))["user"] == [0, 10, 1]
+    assert impressions(source(tmp_path, text, columns={"note": "id"}))["note"] == ["08", "00", "x"]
+
+
 def test_other_values_that_do_not_fit(tmp_path: Path) -> None:
     message = error(tmp_path, HEAD + GOOD * 3000 + f"1,7,{FIRST},yes,x\n")
     assert message.startswith("log.csv:3002: `label` is no number: 'yes'")
