@@ -135,6 +135,8 @@ class Table:
                 found.setdefault(merged(shape, wanted.role), file)
         if found.keys() == {"whole", "fraction"}:
             return "fraction"
+        if found.keys() == {"calendar", "text"} and wanted.role == "time":  # one bad time makes a CSV file's text
+            return "text"
         if len(found) > 1:
             self.problems.append(self._conflict(wanted, found))
         return next(iter(found), "empty")

@@ -212,6 +212,24 @@ def test_text_that_is_no_time(tmp_path: Path) -> None:
     assert str(tmp_path / "log.parquet") in str(caught.value)
 
 
+@pytest.mark.parametrize("bad_first", [True, False])
+def test_text_that_is_no_time_in_one_of_several_files(bad_first: bool, tmp_path: Path) -> None:
+    """It makes a CSV file's column text, and those of the others stay timestamps."""
+    bad, good = ("a", "b") if bad_first else ("b", "a")
+    (tmp_path / "log").mkdir()
+    (tmp_path / f"log/{good}.csv").write_text("u,i,t\n1,7,2023-11-15T00:00:00\n1,7,2023-11-15T00:00:01\n")
+    (tmp_path / f"log/{bad}.csv").write_text("u,i,t\n1,7,2023-11-17\n1,7,15.11.2023\n")
+    write_table(tmp_path / "items.csv", {"item": [7]})
+    keys = ImpressionsConfig(file="log", user="u", item="i", time="t")
+    with pytest.raises(DataError) as caught:
+        impressions(LogSource(str(tmp_path), keys, ItemsConfig(file="items.csv", item="item")))
+    says = f"{tmp_path}/log/{bad}.csv: `t` cannot be read as a time in 1 row (line 3: '15.11.2023')"
+    assert str(caught.value).startswith(says)
+    (tmp_path / f"log/{bad}.csv").write_text("u,i,t\n1,7,2023-11-17\n1,7,2023-11-15T01:00:00+01:00\n")
+    rows = impressions(LogSource(str(tmp_path), keys, ItemsConfig(file="items.csv", item="item")))
+    assert sorted(rows["time"]) == [FIRST, FIRST, FIRST + 1, FIRST + 2 * DAY]
+
+
 def test_days_without_a_clock(tmp_path: Path) -> None:
     with pytest.raises(FieldError, match=r"`impressions.time_unit`: is `order`: `since` and `until` have no days"):
         log_of(tmp_path, {"time": [1]}, time_unit="order", since="2020-01-01")
