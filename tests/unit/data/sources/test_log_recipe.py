@@ -125,6 +125,16 @@ def test_a_root_that_is_not_there_is_an_override(source: Source) -> None:
     assert "> data.root=/no/where" in text
 
 
+def test_a_relative_root_that_is_not_there_is_shown_whole(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    text = complaint(source, overrides=("data.root=log",))
+    assert f"`data.root`: there is no folder {tmp_path}/elsewhere/log\n" in text
+    assert "`data.root`: there is no folder memory://log\n" in complaint(source, overrides=("data.root=memory://log",))
+
+
 def test_a_root_that_is_not_given(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     with pytest.raises(RecipeError, match=r"recipe.yaml:4: `data.root` must be given"):
