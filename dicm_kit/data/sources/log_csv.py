@@ -31,9 +31,9 @@ _CONVERSION = re.compile(r"In CSV column #(\d+): (?:Row #(\d+): )?CSV conversion
 _TYPES = {"int64": "whole number", "double": "number", "bool": "yes or no"}
 
 
-def csv_schema(file: LogFile) -> "pa.Schema":
-    """Returns the columns of a CSV file with the types that its first 256 KiB suggest."""
-    return _Reader(file, {}, None, {}, set()).table(next(blocks(file, _SNIFFED))).schema
+def csv_start(file: LogFile) -> "pa.Table":
+    """Returns the first 256 KiB of a CSV file with the types that these suggest."""
+    return _Reader(file, {}, None, {}, set()).table(next(blocks(file, _SNIFFED)))
 
 
 def csv_batches(

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dicm_kit.data.sources.log_csv import csv_batches, csv_schema
+from dicm_kit.data.sources.log_csv import csv_batches, csv_start
 from dicm_kit.data.sources.log_files import LogFile
 from dicm_kit.data.sources.log_types import MEANT, SERVES, Role, Shape, merged, shape_of
 from dicm_kit.errors import DataError, FieldError, did_you_mean, some
@@ -129,6 +129,7 @@ class Table:
             if shape != "empty" and shape not in SERVES[wanted.role]:
                 kind = self._schemas[file.name].field(wanted.column).type
                 what = f"the column `{wanted.column}` cannot be used: {kind} in {file.where}"
+                what += _example(file, wanted.column) if shape == "text" else ""
                 self.problems.append(FieldError(wanted.key, what, todo=MEANT[wanted.role] + self.hint(wanted.column)))
                 return "empty"
             if shape != "empty":
@@ -190,12 +191,30 @@ def _schema(file: LogFile) -> "pa.Schema":
     import pyarrow.parquet as pq
 
     if file.separator is not None:
-        return csv_schema(file)
+        return csv_start(file).schema
     try:
         with file.open() as stream:
             return pq.read_schema(stream)
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(file, error) from error
+
+
+def _example(file: LogFile, column: str) -> str:
+    """Returns `, such as 'yes'`: the first text of a column; nothing where there is none."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if file.separator is not None:
+        values = csv_start(file)[column].to_pylist()
+    else:
+        try:
+            with file.open() as stream, pq.ParquetFile(stream, pre_buffer=False) as parquet:
+                batch = next(parquet.iter_batches(1024, columns=[column], use_threads=False), None)
+        except (pa.ArrowException, OSError) as error:
+            raise _unreadable(file, error) from error
+        values = batch[column].to_pylist() if batch else []
+    value = next((value for value in values if value is not None), None)
+    return "" if value is None else f", such as {repr(value)[:80]}"
 
 
 def _unreadable(file: LogFile, error: Exception) -> DataError:
