@@ -98,6 +98,9 @@ class Table:
     # --- names ---
 
     def _check_names(self) -> None:
+        if unsplit := [file for file in self.files if self._is_unsplit(file)]:
+            self.problems.append(self._wrong_separator(unsplit))
+            return
         texts = [(f"{self.section}.text", name) for name in sorted(self._text)]
         for key, name in [*((each.key, each.column) for each in self.wanted), *texts]:
             missing = [file for file in self.files if name not in self._schemas[file.name].names]
@@ -107,6 +110,20 @@ class Table:
             elif twice:
                 self.problems.append(FieldError(key, f"the column `{name}` is there twice in {twice[0].where}"))
 
+    def _is_unsplit(self, file: LogFile) -> bool:
+        """Returns whether it seems to be a CSV file with another separator: a single column, and not a wanted one."""
+        names = self._schemas[file.name].names
+        is_wanted = any(each.column in names for each in self.wanted)
+        return file.separator is not None and len(names) == 1 and not is_wanted and any(map(names[0].count, ";\t|,"))
+
+    def _wrong_separator(self, files: list[LogFile]) -> FieldError:
+        name = self._schemas[files[0].name].names[0]
+        what = f"{some(file.where for file in files)} seems to have one column, named {name!r}"
+        separator, ending = ("\t", ".tsv") if files[0].separator == "," else (",", ".csv")
+        todo = "Values of .csv files are separated by commas, those of .tsv files by tabs: "
+        todo += f"let its name end in {ending}." if separator in name else "write the file anew."
+        return FieldError(f"{self.section}.file", what, todo=todo)
+
     def _missing(self, name: str, missing: list[LogFile]) -> str:
         if len(missing) == len(self.files):
             return f"there is no column `{name}` in {missing[0].where}"
@@ -114,8 +131,6 @@ class Table:
 
     def _near(self, name: str, file: LogFile) -> str:
         names = self._schemas[file.name].names
-        if len(names) == 1 and file.separator is not None and any(each in names[0] for each in ";\t|,"):
-            return f"Values are separated by a {'comma' if file.separator == ',' else 'tab'}; its header: {names[0]!r}."
         near = did_you_mean(name, names)
         return f"{f'{near} ' if near else ''}Its columns: {some(names, 20)}."
 

@@ -11,7 +11,7 @@ from little_log import FIRST, impressions, write_table
 from dicm_kit.data.sources import log_csv
 from dicm_kit.data.sources.log import LogSource
 from dicm_kit.data.sources.log_config import ImpressionsConfig, ItemsConfig
-from dicm_kit.errors import DataError, FieldError
+from dicm_kit.errors import DataError, FieldError, FieldsError
 
 HEAD = "user,item,time,label,note\n"
 GOOD = f"1,7,{FIRST},1,x\n"
@@ -166,9 +166,25 @@ def test_files_that_are_empty_or_cut(tmp_path: Path) -> None:
         impressions(log)
 
 
-def test_another_separator(tmp_path: Path) -> None:
-    with pytest.raises(FieldError, match="Values are separated by a comma; its header: 'user;item;time;label'"):
-        source(tmp_path, "user;item;time;label\n1;7;1;1\n")
+@pytest.mark.parametrize(
+    ("name", "separator", "todo"),
+    [("log.csv", ";", "write the file anew"), ("log.csv", "\t", "end in .tsv"), ("log.tsv.gz", ",", "end in .csv")],
+)
+def test_another_separator_is_one_problem(name: str, separator: str, todo: str, tmp_path: Path) -> None:
+    header = separator.join(("user", "item", "time", "label"))
+    with pytest.raises(FieldError) as caught:
+        source(tmp_path, f"{header}\n" + separator.join("1711") + "\n", name)
+    assert not isinstance(caught.value, FieldsError)
+    what = f"`impressions.file`: {tmp_path}/{name} seems to have one column, named {header!r}\n"
+    assert str(caught.value).startswith(what)
+    assert todo in str(caught.value)
+
+
+def test_a_single_column_with_a_comma_in_its_name_is_a_column(tmp_path: Path) -> None:
+    log = source(tmp_path, HEAD + GOOD)
+    (tmp_path / "items.csv").write_text('"item, all"\n7\n')
+    items = ItemsConfig(file="items.csv", item="item, all")
+    assert [len(batch) for batch in LogSource(str(tmp_path), log._config.impressions, items).items()] == [1]
 
 
 def test_a_file_is_read_in_blocks(tmp_path: Path) -> None:
