@@ -22,7 +22,7 @@ from dicm_kit.errors import RunError, some
 from dicm_kit.recipe.build import rehearse
 from dicm_kit.recipe.comparison import Comparison
 from dicm_kit.recipe.load import LoadedRecipe, dump, load
-from dicm_kit.training.checkpoint import find_resumable
+from dicm_kit.training.checkpoint import find_resumable, trained_on
 
 
 @dataclass(frozen=True)
@@ -76,21 +76,26 @@ def plan_file(comparison: Comparison, seeds: int) -> list[PlannedRow]:
 
 
 def check_data(rows: Sequence[PlannedRow], fingerprint: Callable[[LoadedRecipe], str]) -> None:
-    """Raises RunError where a finished run was tested on its data as they were, and they have grown or changed since.
+    """Raises RunError where a run was made on its data as they were, and they have grown or changed since.
 
-    `fingerprint` gives that of a recipe's dataset, up to date; it is asked once for each recipe with finished runs.
+    `fingerprint` gives that of a recipe's dataset, up to date; it is asked once for each recipe with finished runs or
+    with some that were cut off.
     """
-    old, now = [], dict[str, str]()
+    tested, trained = list[str](), list[str]()
     for row in rows:
-        finished = [run for run in row.runs if _finished(run)]
-        if not finished:
+        finished = {run.folder: tested_on(run.folder) for run in row.runs if _finished(run)}
+        cut_off = {run.folder: trained_on(run.folder) for run in row.runs if run.folder not in finished}
+        if not any((*finished.values(), *cut_off.values())):
             continue
-        now[row.name] = fingerprint(finished[0].loaded)
-        old += [str(run.folder) for run in finished if tested_on(run.folder) not in (None, now[row.name])]
-    if old:
+        good = None, fingerprint(row.runs[0].loaded)
+        tested += [str(folder) for folder, made_on in finished.items() if made_on not in good]
+        trained += [str(folder) for folder, made_on in cut_off.items() if made_on not in good]
+    if tested or trained:
+        old = f"{len(tested)} finished runs were tested on the data as they were" if tested else ""
+        old += " and " * bool(tested and trained)
+        old += f"{len(trained)} runs that were cut off were trained on the data as they were" if trained else ""
         raise RunError(
-            f"{len(old)} finished runs were tested on the data as they were, and the data have grown or changed since: "
-            f"{some(old)}",
+            f"{old}, and the data have grown or changed since: {some(tested + trained)}",
             where="compare",
             todo="Give the new table its own `run_dir=OTHER`, or delete these runs, which are then trained again.",
         )

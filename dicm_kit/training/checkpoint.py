@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
 
+from dicm_kit.data.datamodule import CtrDataModule
 from dicm_kit.errors import RunError, TrainingError, some
 from dicm_kit.training.module import CtrModule
 from dicm_kit.training.strategy import ImageServerStrategy
@@ -275,6 +276,12 @@ def find_resumable(run_dir: Path) -> Path | None:
         with suppress(RunError):
             found.append((read_checkpoint(path)["global_step"], path.stat().st_mtime, path))
     return max(found)[2] if found else None
+
+
+def trained_on(run_dir: Path) -> str | None:
+    """Returns the fingerprint of the dataset that a run was trained on so far; None when it has no checkpoint."""
+    found = find_resumable(run_dir)
+    return None if found is None else read_checkpoint(found)[CtrDataModule.__qualname__]["dataset"]
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -14,12 +14,12 @@ from lightning.pytorch import Callback
 from recipes.debug_runs import DEBUG, REPOSITORY, alive, arguments, debug, start
 
 from dicm_kit import run
-from dicm_kit.artifacts.predictions import read_predictions
+from dicm_kit.artifacts.predictions import read_predictions, tested_on
 from dicm_kit.data.dataset import Dataset
 from dicm_kit.errors import RunError
 from dicm_kit.recipe.load import dump, load
 from dicm_kit.session import Session
-from dicm_kit.training.checkpoint import read_checkpoint
+from dicm_kit.training.checkpoint import read_checkpoint, trained_on
 from dicm_kit.training.metrics import all_metrics
 from dicm_kit.training.module import CtrModule
 
@@ -186,6 +186,7 @@ def test_ctrl_c_leaves_a_run_that_can_be_resumed(shop: Path, monkeypatch: pytest
             run.run(debug(shop, run_dir="pressed"))
     assert not (shop / "pressed/test.json").exists()
     assert read_checkpoint(shop / "pressed/checkpoints/last.ckpt")["global_step"] == 21
+    assert trained_on(shop / "pressed") == tested_on(shop / "run"), "the same dataset"
     run.run(debug(shop, run_dir="pressed"), resume=True)
     assert_same_training(shop / "pressed", shop / "run")
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from recipes.debug_runs import debug
 from unit.artifacts.predicted import rows
 
@@ -14,6 +15,7 @@ from dicm_kit.artifacts.run_folder import write_result
 from dicm_kit.errors import RecipeError, RunError
 from dicm_kit.recipe.load import dump, load
 from dicm_kit.run import compare
+from dicm_kit.training.checkpoint import CHECKPOINTS
 from dicm_kit.whole_file import write_whole
 
 
@@ -218,3 +220,27 @@ def test_a_finished_run_on_data_that_have_grown_is_not_taken(
         compare([path], [], seeds=3)
     assert "run_dir=OTHER" in caught.value.todo
     assert len(started) == 2, "nothing is trained first"
+
+
+def test_a_run_that_was_cut_off_on_data_that_have_grown_is_not_taken(
+    tmp_path: Path, started: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = recipe(tmp_path)
+    compare([path], [], seeds=2)
+    for seed in (7, 8):
+        folder = tmp_path / f"run/seed-{seed}"
+        (folder / CHECKPOINTS).mkdir()
+        data = {"CtrDataModule": {"dataset": str(tmp_path / "data")}}
+        torch.save({"global_step": 3, "dicm": {}, **data}, folder / CHECKPOINTS / "last.ckpt")
+    (tmp_path / "run/seed-8/test.json").unlink()
+    compare([path], [], seeds=2)
+    assert started[2:] == [[str(path), "seed=8", f"run_dir={tmp_path}/run/seed-8", "--resume"]], "it goes on"
+    (tmp_path / "run/seed-8/test.json").unlink()
+    monkeypatch.setattr(run_module, "_fingerprint", lambda loaded: "grown")
+    both = r"1 finished runs were tested on .* and 1 runs that were cut off were trained on .* grown .*seed-7.*seed-8"
+    with pytest.raises(RunError, match=both):
+        compare([path], [], seeds=2)
+    (tmp_path / "run/seed-7/test.json").unlink()
+    with pytest.raises(RunError, match=r"compare: 2 runs that were cut off were trained on .* grown .*seed-7.*seed-8"):
+        compare([path], [], seeds=3)
+    assert len(started) == 3, "nothing is trained first"

@@ -67,7 +67,10 @@ class Root:
         if is_file:
             raise FieldError("root", f"is a file, not a folder: {address}", todo="Name the folder that it is in.")
         if not is_folder:
-            raise FieldError("root", f"there is no folder {address}", todo="Give it as `data.root=/path/to/your/log`.")
+            looked = (
+                self.path if is_local(self.fs) else address
+            )  # absolute: a relative one starts where dicm was called
+            raise FieldError("root", f"there is no folder {looked}", todo="Give it as `data.root=/path/to/your/log`.")
 
     def find(self, name: str, field: str, endings: Iterable[str] = (*PARQUET, *CSV)) -> list[LogFile]:
         """Returns the file, the files below the folder, or those that the glob matches, by name.

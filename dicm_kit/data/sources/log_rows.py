@@ -47,7 +47,7 @@ class ImpressionRows:
     def __init__(self, config: ImpressionsConfig, table: Table, filters: Filters):
         self._config, self._table, self._filters = config, table, filters
         self._time = table["time"].column
-        self._clock = Clock(table.types(self._time), config.time_unit, self._first_time)
+        self._clock = Clock(table.types(self._time), config.time_unit, self._first_time, self._holds)
         self._history = HistoryLists(config.history, table, self._clock) if config.history else None
 
     def batches(self, file: LogFile) -> "Iterator[pa.RecordBatch]":
@@ -155,6 +155,10 @@ class ImpressionRows:
                     return values[0].item()
         return None
 
+    def _holds(self, unit: int) -> bool:
+        """Returns whether the log has a time that is by its size in this unit of UNITS."""
+        return any((units_of(values) == unit).any() for file in self._table.files for values, _ in self._times(file))
+
     def _times(self, file: LogFile) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yields the times of a file that are numbers, and the numbers of their rows."""
         import pyarrow as pa
@@ -175,10 +179,12 @@ class ImpressionRows:
                     (place,) = places_of(file, [int(numbers[at])])
                     firsts[unit] = f"first {values[at]} in {file.where}, {place}"
         parts = [f"{rows_text(counts[unit])} in {unit_words(unit)} ({first})" for unit, first in sorted(firsts.items())]
+        hint = " Where only their size misleads, name it: `impressions.time_unit`."
+        hint = hint if self._config.time_unit == "auto" else ""
         return DataError(
             f"`{self._time}` mixes units: {'; '.join(parts)}",
             where=some(file.where for file in self._table.files),
-            todo="Bring all times to one unit. Where only their size misleads, name it: `impressions.time_unit`.",
+            todo="Bring all times to one unit." + hint,
         )
 
     # --- order, labels, weights ---

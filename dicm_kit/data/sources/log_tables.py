@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dicm_kit.data.sources.log_csv import csv_batches, csv_schema
+from dicm_kit.data.sources.log_csv import csv_batches, csv_start
 from dicm_kit.data.sources.log_files import LogFile
 from dicm_kit.data.sources.log_types import MEANT, SERVES, Role, Shape, merged, shape_of
 from dicm_kit.errors import DataError, FieldError, did_you_mean, some
@@ -76,7 +76,8 @@ class Table:
         if file.separator is not None:
             schema = self._schemas[file.name]
             types = {name: self._read_type(file, schema.field(name)) for name in names}
-            yield from csv_batches(file, types, schema.names, {name: self.hint(name) for name in names})
+            ids = {each.column for each in self.wanted if each.role in ("id", "hash")}
+            yield from csv_batches(file, types, schema.names, {name: self.hint(name) for name in names}, ids)
             return
         try:
             with file.open() as stream, pq.ParquetFile(stream, pre_buffer=False) as parquet:  # no threads: see log_csv
@@ -97,6 +98,9 @@ class Table:
     # --- names ---
 
     def _check_names(self) -> None:
+        if unsplit := [file for file in self.files if self._is_unsplit(file)]:
+            self.problems.append(self._wrong_separator(unsplit))
+            return
         texts = [(f"{self.section}.text", name) for name in sorted(self._text)]
         for key, name in [*((each.key, each.column) for each in self.wanted), *texts]:
             missing = [file for file in self.files if name not in self._schemas[file.name].names]
@@ -106,6 +110,20 @@ class Table:
             elif twice:
                 self.problems.append(FieldError(key, f"the column `{name}` is there twice in {twice[0].where}"))
 
+    def _is_unsplit(self, file: LogFile) -> bool:
+        """Returns whether it seems to be a CSV file with another separator: a single column, and not a wanted one."""
+        names = self._schemas[file.name].names
+        is_wanted = any(each.column in names for each in self.wanted)
+        return file.separator is not None and len(names) == 1 and not is_wanted and any(map(names[0].count, ";\t|,"))
+
+    def _wrong_separator(self, files: list[LogFile]) -> FieldError:
+        name = self._schemas[files[0].name].names[0]
+        what = f"{some(file.where for file in files)} seems to have one column, named {name!r}"
+        separator, ending = ("\t", ".tsv") if files[0].separator == "," else (",", ".csv")
+        todo = "Values of .csv files are separated by commas, those of .tsv files by tabs: "
+        todo += f"let its name end in {ending}." if separator in name else "write the file anew."
+        return FieldError(f"{self.section}.file", what, todo=todo)
+
     def _missing(self, name: str, missing: list[LogFile]) -> str:
         if len(missing) == len(self.files):
             return f"there is no column `{name}` in {missing[0].where}"
@@ -113,8 +131,6 @@ class Table:
 
     def _near(self, name: str, file: LogFile) -> str:
         names = self._schemas[file.name].names
-        if len(names) == 1 and file.separator is not None and any(each in names[0] for each in ";\t|,"):
-            return f"Values are separated by a {'comma' if file.separator == ',' else 'tab'}; its header: {names[0]!r}."
         near = did_you_mean(name, names)
         return f"{f'{near} ' if near else ''}Its columns: {some(names, 20)}."
 
@@ -128,12 +144,15 @@ class Table:
             if shape != "empty" and shape not in SERVES[wanted.role]:
                 kind = self._schemas[file.name].field(wanted.column).type
                 what = f"the column `{wanted.column}` cannot be used: {kind} in {file.where}"
+                what += _example(file, wanted.column) if shape == "text" else ""
                 self.problems.append(FieldError(wanted.key, what, todo=MEANT[wanted.role] + self.hint(wanted.column)))
                 return "empty"
             if shape != "empty":
                 found.setdefault(merged(shape, wanted.role), file)
         if found.keys() == {"whole", "fraction"}:
             return "fraction"
+        if found.keys() == {"calendar", "text"} and wanted.role == "time":  # one bad time makes a CSV file's text
+            return "text"
         if len(found) > 1:
             self.problems.append(self._conflict(wanted, found))
         return next(iter(found), "empty")
@@ -187,12 +206,30 @@ def _schema(file: LogFile) -> "pa.Schema":
     import pyarrow.parquet as pq
 
     if file.separator is not None:
-        return csv_schema(file)
+        return csv_start(file).schema
     try:
         with file.open() as stream:
             return pq.read_schema(stream)
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(file, error) from error
+
+
+def _example(file: LogFile, column: str) -> str:
+    """Returns `, such as 'yes'`: the first text of a column; nothing where there is none."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if file.separator is not None:
+        values = csv_start(file)[column].to_pylist()
+    else:
+        try:
+            with file.open() as stream, pq.ParquetFile(stream, pre_buffer=False) as parquet:
+                batch = next(parquet.iter_batches(1024, columns=[column], use_threads=False), None)
+        except (pa.ArrowException, OSError) as error:
+            raise _unreadable(file, error) from error
+        values = batch[column].to_pylist() if batch else []
+    value = next((value for value in values if value is not None), None)
+    return "" if value is None else f", such as {repr(value)[:80]}"
 
 
 def _unreadable(file: LogFile, error: Exception) -> DataError:

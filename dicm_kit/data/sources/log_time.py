@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -38,10 +39,20 @@ class Clock:
     numbers are only an order.
     """
 
-    def __init__(self, types: "list[pa.DataType]", declared: TimeUnit, first: Callable[[], float | None]):
-        """`types`: of the column in each file; `first` gives the first number, when `auto` needs it."""
+    def __init__(
+        self,
+        types: "list[pa.DataType]",
+        declared: TimeUnit,
+        first: Callable[[], float | None],
+        holds: Callable[[int], bool],
+    ):
+        """`types`: of the column in each file; `first` gives the first number, when `auto` needs it.
+
+        `holds` says whether any number of the log is by its size in a unit of UNITS; asked where a named unit and a
+        number's size are at odds.
+        """
         self._shapes = {shape_of(kind) for kind in types} - {"empty"}
-        self._types, self._declared, self._first = types, declared, first
+        self._types, self._declared, self._first, self._holds = types, declared, first, cache(holds)
         self._unit: TimeUnit | None = None if declared == "auto" else declared
 
     @property
@@ -73,17 +84,26 @@ class Clock:
         return max([PER_SECOND[kind.unit] for kind in self._types if hasattr(kind, "unit")], default=1)
 
     def is_mixed(self, column: "pa.Array") -> bool:
-        """Returns whether numbers are in another unit than the log's; never when the recipe names the unit."""
+        """Returns whether numbers are in another unit than the log's.
+
+        Where the recipe names the unit, numbers of another size may be meant: a clock that begins at 0. They are not
+        where the log has numbers of the unit's own size too.
+        """
         import pyarrow as pa
         import pyarrow.compute as pc
 
         if shape_of(column.type) == "text" and self.of_numbers:  # times of clicks, joined by `|`
             ticks, good = self.ticks(column.drop_null())
             column = pa.array(ticks[good] // (self.per_second // PER_SECOND[self.unit]))
-        if not self.of_numbers or self._declared != "auto" or column.null_count == len(column):
+        if not self.of_numbers or self._declared == "order" or column.null_count == len(column):
             return False
-        ends = pc.min_max(column)
-        return bool((units_of(np.array([ends["min"].as_py(), ends["max"].as_py()])) != UNITS.index(self.unit)).any())
+        ends, own = pc.min_max(column), UNITS.index(self.unit)
+        others = units_of(np.array([ends["min"].as_py(), ends["max"].as_py()])) != own
+        if self._declared == "auto" or not others.any():
+            return bool(others.any())
+        values = column.drop_null().to_numpy(zero_copy_only=False)
+        units = units_of(values[np.isfinite(values)])
+        return bool(((units != 0) & (units != own)).any()) and self._holds(own)
 
     def ticks(self, column: "pa.Array") -> "tuple[np.ndarray, np.ndarray]":
         """Returns (ticks, good) of a column without nulls; a tick where `good` is False means nothing."""

@@ -10,6 +10,7 @@ from little_log import DAY, FIRST, impressions, little_log, log_of, tables, writ
 
 from dicm_kit.data.sources.log import LogSource
 from dicm_kit.data.sources.log_config import HistoryColumnConfig, ImpressionsConfig, ItemsConfig, PicturesConfig
+from dicm_kit.errors import DataError
 from dicm_kit.interfaces import SourceColumn
 
 
@@ -109,8 +110,11 @@ def test_ids_that_are_text(tmp_path: Path) -> None:
     write_table(tmp_path / "items.parquet", {"item": ["0108775015", "x"]})
     keys = ImpressionsConfig(file="log.csv", user="user", item="item", time="time", columns={"shop": "hash"})
     items = ItemsConfig(file="items.parquet", item="item")
-    rows = impressions(LogSource(str(tmp_path), keys, items))
-    assert (rows["user"], rows["item"], rows["shop"]) == ([7, 8], ["0108775015", "x"], [1, None])
+    with pytest.raises(DataError, match=r"(?s)log.csv:2: `user` .* '007'.*`impressions.text: \[user\]`"):
+        impressions(LogSource(str(tmp_path), keys, items))
+    keys.text = ["user"]
+    with pytest.raises(DataError, match=r"(?s)log.csv:2: `shop` .* '01'.*`impressions.text: \[shop\]`"):
+        impressions(LogSource(str(tmp_path), keys, items))
     keys.text = ["user", "shop"]
     rows = impressions(LogSource(str(tmp_path), keys, items))
     assert (rows["user"], rows["item"], rows["shop"]) == (["007", "8"], ["0108775015", "x"], ["01", None])

@@ -11,7 +11,7 @@ from little_log import FIRST, impressions, write_table
 from dicm_kit.data.sources import log_csv
 from dicm_kit.data.sources.log import LogSource
 from dicm_kit.data.sources.log_config import ImpressionsConfig, ItemsConfig
-from dicm_kit.errors import DataError, FieldError
+from dicm_kit.errors import DataError, FieldError, FieldsError
 
 HEAD = "user,item,time,label,note\n"
 GOOD = f"1,7,{FIRST},1,x\n"
@@ -60,6 +60,38 @@ def test_an_id_that_turns_into_text(before: int, tmp_path: Path) -> None:
     assert message.startswith(f"log.csv:{before + 2}: `user` is no whole number: 'u2'")
     assert "`impressions.text: [user]`" in message
     assert impressions(source(tmp_path, text, text=["user"]))["user"] == ["1"] * before + ["u2"]
+
+
+@pytest.mark.parametrize("before", [0, 3000], ids=["at the top", "far below"])
+@pytest.mark.parametrize("value", ["007", '"007"'])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_an_id_with_zeros_in_front(before: int, value: str, end: str, tmp_path: Path) -> None:
+    text = (HEAD + GOOD * before + f"1,{value},{FIRST},1,x\n" + GOOD).replace("\n", end)
+    message = error(tmp_path, text)
+    assert message.startswith(f"log.csv:{before + 2}: `item` is read as a whole number, which loses the zeros")
+    assert "'007'" in message
+    assert "`impressions.text: [item]`" in message
+
+
+def test_the_first_column_of_a_block_and_a_hashed_one_too(tmp_path: Path) -> None:
+    rows = GOOD * 2000
+    blocks = len(list(log_csv.blocks(source(tmp_path, HEAD + rows)._tables["impressions"].files[0], log_csv._BLOCK)))
+    assert blocks > 3
+    for row in range(0, 2000, 97):  # wherever a block begins
+        text = HEAD + GOOD * row + f"01,7,{FIRST},1,x\n" + GOOD * (1999 - row)
+        assert error(tmp_path, text).startswith(f"log.csv:{row + 2}: `user` is read as a whole number")
+    text = HEAD + f"1,7,{FIRST},1,3\n1,7,{FIRST},1,03\n"
+    assert error(tmp_path, text, columns={"note": "hash"}).startswith("log.csv:3: `note` is read as a whole number")
+
+
+def test_zeros_in_front_that_lose_nothing(tmp_path: Path) -> None:
+    """Text keeps them, numbers do not need them, and other columns are not looked at."""
+    text = HEAD + f"0,7,{FIRST},01,08\n" + f'10,7,{FIRST},0,"a\n09,00"\n' + f"00,0,{FIRST},0.5,\n"
+    rows = impressions(source(tmp_path, text, text=["user"]))
+    assert (rows["user"], rows["item"], rows["label"]) == (["0", "10", "00"], [7, 7, 0], [1, 0, 0.5])
+    text = HEAD + f"0,7,{FIRST},1,08\n10,7,{FIRST},0,00\n1,7,{FIRST},0,x\n"
+    assert impressions(source(tmp_path, text))["user"] == [0, 10, 1]
+    assert impressions(source(tmp_path, text, columns={"note": "id"}))["note"] == ["08", "00", "x"]
 
 
 def test_other_values_that_do_not_fit(tmp_path: Path) -> None:
@@ -134,9 +166,25 @@ def test_files_that_are_empty_or_cut(tmp_path: Path) -> None:
         impressions(log)
 
 
-def test_another_separator(tmp_path: Path) -> None:
-    with pytest.raises(FieldError, match="Values are separated by a comma; its header: 'user;item;time;label'"):
-        source(tmp_path, "user;item;time;label\n1;7;1;1\n")
+@pytest.mark.parametrize(
+    ("name", "separator", "todo"),
+    [("log.csv", ";", "write the file anew"), ("log.csv", "\t", "end in .tsv"), ("log.tsv.gz", ",", "end in .csv")],
+)
+def test_another_separator_is_one_problem(name: str, separator: str, todo: str, tmp_path: Path) -> None:
+    header = separator.join(("user", "item", "time", "label"))
+    with pytest.raises(FieldError) as caught:
+        source(tmp_path, f"{header}\n" + separator.join("1711") + "\n", name)
+    assert not isinstance(caught.value, FieldsError)
+    what = f"`impressions.file`: {tmp_path}/{name} seems to have one column, named {header!r}\n"
+    assert str(caught.value).startswith(what)
+    assert todo in str(caught.value)
+
+
+def test_a_single_column_with_a_comma_in_its_name_is_a_column(tmp_path: Path) -> None:
+    log = source(tmp_path, HEAD + GOOD)
+    (tmp_path / "items.csv").write_text('"item, all"\n7\n')
+    items = ItemsConfig(file="items.csv", item="item, all")
+    assert [len(batch) for batch in LogSource(str(tmp_path), log._config.impressions, items).items()] == [1]
 
 
 def test_a_file_is_read_in_blocks(tmp_path: Path) -> None:

@@ -125,6 +125,16 @@ def test_a_root_that_is_not_there_is_an_override(source: Source) -> None:
     assert "> data.root=/no/where" in text
 
 
+def test_a_relative_root_that_is_not_there_is_shown_whole(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    text = complaint(source, overrides=("data.root=log",))
+    assert f"`data.root`: there is no folder {tmp_path}/elsewhere/log\n" in text
+    assert "`data.root`: there is no folder memory://log\n" in complaint(source, overrides=("data.root=memory://log",))
+
+
 def test_a_root_that_is_not_given(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     with pytest.raises(RecipeError, match=r"recipe.yaml:4: `data.root` must be given"):
@@ -146,7 +156,12 @@ def test_days_in_the_wrong_order(source: Source) -> None:
         ({"columns": {"c": "id"}}, pa.array([0], pa.timestamp("s")), r"`impressions.columns.c`: .*timestamp\[ms\]"),
         ({"columns": {"c": "ids"}}, [1], r"`impressions.columns.c`: .*int64.*lists of whole numbers or text, or text"),
         ({"columns": {"c": "number"}}, ["1.5"], r"`impressions.columns.c`: .*string.*Kind `number` takes numbers"),
-        ({"label": "c"}, ["yes"], r"`impressions.label`: .*string.*Labels are 0 and 1"),
+        (
+            {"label": "c"},
+            [None, "yes"],
+            r"`impressions.label`: .*string in .*log.parquet, such as 'yes'\n.*Labels are 0",
+        ),
+        ({"label": "c"}, pa.nulls(0, pa.string()), r"`impressions.label`: .*string in .*log.parquet\n.*Labels are 0"),
         ({"weight": "c"}, [True], r"`impressions.weight`: .*bool"),
         ({"split": "c"}, [1], r"`impressions.split`: .*train, val, test"),
         ({"time": ["time", "c"]}, [0.5], r"`impressions.time`: .*double.*whole numbers"),
@@ -162,6 +177,15 @@ def test_days_in_the_wrong_order(source: Source) -> None:
 def test_types_that_do_not_serve(keys: dict[str, Any], column: Any, says: str, tmp_path: Path) -> None:
     with pytest.raises(FieldError, match=f"(?s){says}"):
         log_of(tmp_path, {"c": column}, **keys)
+
+
+def test_a_csv_column_that_does_not_serve_shows_a_value(tmp_path: Path) -> None:
+    for name, label in (("a.csv", [1, 0]), ("b.csv", ["no", "yes"])):
+        write_table(tmp_path / "log" / name, {"u": [1, 2], "i": [7, 7], "t": [FIRST] * 2, "c": label})
+    write_table(tmp_path / "items.csv", {"item": [7]})
+    keys = ImpressionsConfig(file="log", user="u", item="i", time="t", label="c")
+    with pytest.raises(FieldError, match=r"the column `c` cannot be used: string in .*b.csv, such as 'no'\n"):
+        LogSource(str(tmp_path), keys, ItemsConfig(file="items.csv", item="item"))
 
 
 def test_files_of_other_types_name_both(tmp_path: Path) -> None:

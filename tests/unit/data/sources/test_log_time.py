@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from little_log import DAY, FIRST, impressions, log_of, write_table
 
 from dicm_kit.data.sources.log import LogSource
-from dicm_kit.data.sources.log_config import ImpressionsConfig, ItemsConfig
+from dicm_kit.data.sources.log_config import HistoryColumnConfig, ImpressionsConfig, ItemsConfig
 from dicm_kit.data.sources.log_time import PER_SECOND, UNITS, Clock, packed, units_of
 from dicm_kit.errors import DataError, FieldError
 
@@ -117,6 +117,35 @@ def test_a_unit_that_the_recipe_names(tmp_path: Path) -> None:
     assert impressions(log_of(tmp_path, {"time": [5, 10**12]}, time_unit="order"))["time"] == [5, 10**12]
 
 
+@pytest.mark.parametrize("seconds_first", [True, False])
+@pytest.mark.parametrize("of", [list, lambda values: [float(value) for value in values]], ids=["whole", "fraction"])
+def test_a_unit_that_the_recipe_names_and_another_one(seconds_first: bool, of: Any, tmp_path: Path) -> None:
+    """Seconds among milliseconds would be days of 1970, in one file or in two."""
+    times = [[FIRST], [5, FIRST * 1000, FIRST * 1000]][:: 1 if seconds_first else -1]
+    for name, columns in {"one": [times[0] + times[1]], "two": times}.items():
+        for number, column in enumerate(columns):
+            rows = {"u": [1] * len(column), "i": [7] * len(column), "t": of(column)}
+            write_table(tmp_path / f"{name}/{number}.csv", rows)
+        write_table(tmp_path / "items.csv", {"item": [7]})
+        keys = ImpressionsConfig(file=name, user="u", item="i", time="t", time_unit="ms")
+        with pytest.raises(DataError, match=r"mixes units: .*1 row in seconds .* 2 rows in milliseconds") as caught:
+            impressions(LogSource(str(tmp_path), keys, ItemsConfig(file="items.csv", item="item")))
+        assert "name it" not in str(caught.value)
+
+
+def test_a_named_unit_whose_numbers_all_have_another_size(tmp_path: Path) -> None:
+    """A clock that begins at 0: 1970 is meant."""
+    rows = impressions(log_of(tmp_path, {"time": [0, 5 * 10**8, 7 * 10**10]}, time_unit="ms"))
+    assert rows["time"] == [0, 5 * 10**5, 7 * 10**7]
+
+
+def test_clicks_of_a_history_in_another_unit_than_the_named_one(tmp_path: Path) -> None:
+    columns = {"time": [FIRST * 1000], "seen": [[7]], "when": [[FIRST]]}
+    keys = {"time_unit": "ms", "history": HistoryColumnConfig(column="seen", times="when")}
+    with pytest.raises(DataError, match="times in `when` are in another unit"):
+        impressions(log_of(tmp_path, columns, **keys))
+
+
 def test_a_number_that_is_none_has_no_unit(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"`time` is null in 1 row \(row 0\)"):
         impressions(log_of(tmp_path, {"time": [float("nan"), float(FIRST)]}))
@@ -183,6 +212,24 @@ def test_text_that_is_no_time(tmp_path: Path) -> None:
     assert str(tmp_path / "log.parquet") in str(caught.value)
 
 
+@pytest.mark.parametrize("bad_first", [True, False])
+def test_text_that_is_no_time_in_one_of_several_files(bad_first: bool, tmp_path: Path) -> None:
+    """It makes a CSV file's column text, and those of the others stay timestamps."""
+    bad, good = ("a", "b") if bad_first else ("b", "a")
+    (tmp_path / "log").mkdir()
+    (tmp_path / f"log/{good}.csv").write_text("u,i,t\n1,7,2023-11-15T00:00:00\n1,7,2023-11-15T00:00:01\n")
+    (tmp_path / f"log/{bad}.csv").write_text("u,i,t\n1,7,2023-11-17\n1,7,15.11.2023\n")
+    write_table(tmp_path / "items.csv", {"item": [7]})
+    keys = ImpressionsConfig(file="log", user="u", item="i", time="t")
+    with pytest.raises(DataError) as caught:
+        impressions(LogSource(str(tmp_path), keys, ItemsConfig(file="items.csv", item="item")))
+    says = f"{tmp_path}/log/{bad}.csv: `t` cannot be read as a time in 1 row (line 3: '15.11.2023')"
+    assert str(caught.value).startswith(says)
+    (tmp_path / f"log/{bad}.csv").write_text("u,i,t\n1,7,2023-11-17\n1,7,2023-11-15T01:00:00+01:00\n")
+    rows = impressions(LogSource(str(tmp_path), keys, ItemsConfig(file="items.csv", item="item")))
+    assert sorted(rows["time"]) == [FIRST, FIRST, FIRST + 1, FIRST + 2 * DAY]
+
+
 def test_days_without_a_clock(tmp_path: Path) -> None:
     with pytest.raises(FieldError, match=r"`impressions.time_unit`: is `order`: `since` and `until` have no days"):
         log_of(tmp_path, {"time": [1]}, time_unit="order", since="2020-01-01")
@@ -197,7 +244,7 @@ def test_a_unit_for_times_that_have_one(tmp_path: Path) -> None:
 
 def test_files_whose_timestamps_differ(tmp_path: Path) -> None:
     """The finest unit counts for all."""
-    clock = Clock([pa.timestamp("s"), pa.timestamp("us"), pa.date32()], "auto", lambda: None)
+    clock = Clock([pa.timestamp("s"), pa.timestamp("us"), pa.date32()], "auto", lambda: None, lambda _: False)
     assert clock.per_second == 10**6
     assert clock.ticks(pa.array([3], pa.timestamp("s")))[0].tolist() == [3_000_000]
     assert clock.ticks(pa.array([1], pa.date32()))[0].tolist() == [DAY * 10**6]
