@@ -7,9 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from dicm_kit.errors import FieldError
+from dicm_kit.features.sharded import ShardedTable
 from dicm_kit.features.tables import INIT_STD, IdTable, hash_rows
 from dicm_kit.interfaces import ColumnShape, FeatureEncoder
 from dicm_kit.types import Bag, Column
+
+Placement = Literal["replicated", "sharded"]
+TABLES: dict[Placement, type[IdTable] | type[ShardedTable]] = {"replicated": IdTable, "sharded": ShardedTable}
 
 
 @dataclass
@@ -20,14 +24,16 @@ class IdConfig:
     """Width of the vectors."""
     init_std: float = INIT_STD
     """Standard deviation of the rows before training."""
+    placement: Placement = "replicated"
+    """Where the rows are: all on every rank, or shared out over the ranks of `image_server`."""
 
 
 class IdEncoder(FeatureEncoder):
     """Looks each id up in a table."""
 
-    def __init__(self, num_ids: int, dim: int, init_std: float = INIT_STD):
+    def __init__(self, num_ids: int, dim: int, init_std: float = INIT_STD, placement: Placement = "replicated"):
         super().__init__()
-        self.table = IdTable(num_ids, dim, init_std)
+        self.table = TABLES[placement](num_ids, dim, init_std)
         self.out_dim = dim
 
     def forward(self, values: Column) -> Tensor:
@@ -39,7 +45,7 @@ class IdEncoder(FeatureEncoder):
 def build_id(config: IdConfig, shape: ColumnShape) -> IdEncoder:
     """Makes the encoder of an `id` column."""
     check_dim(config.dim)
-    return IdEncoder(num_ids_of(shape, "id"), config.dim, config.init_std)
+    return IdEncoder(num_ids_of(shape, "id"), config.dim, config.init_std, config.placement)
 
 
 @dataclass
@@ -52,14 +58,23 @@ class IdsConfig:
     """How a row's ids become one vector; a row without ids gives zeros."""
     init_std: float = INIT_STD
     """Standard deviation of the rows before training."""
+    placement: Placement = "replicated"
+    """Where the rows are: all on every rank, or shared out over the ranks of `image_server`."""
 
 
 class IdsEncoder(FeatureEncoder):
     """Looks the ids of each row up and pools them."""
 
-    def __init__(self, num_ids: int, dim: int, pooling: Literal["mean", "sum"] = "mean", init_std: float = INIT_STD):
+    def __init__(
+        self,
+        num_ids: int,
+        dim: int,
+        pooling: Literal["mean", "sum"] = "mean",
+        init_std: float = INIT_STD,
+        placement: Placement = "replicated",
+    ):
         super().__init__()
-        self.table = IdTable(num_ids, dim, init_std)
+        self.table = TABLES[placement](num_ids, dim, init_std)
         self.pooling: Literal["mean", "sum"] = pooling
         self.out_dim = dim
 
@@ -72,7 +87,7 @@ class IdsEncoder(FeatureEncoder):
 def build_ids(config: IdsConfig, shape: ColumnShape) -> IdsEncoder:
     """Makes the encoder of an `ids` column."""
     check_dim(config.dim)
-    return IdsEncoder(num_ids_of(shape, "ids"), config.dim, config.pooling, config.init_std)
+    return IdsEncoder(num_ids_of(shape, "ids"), config.dim, config.pooling, config.init_std, config.placement)
 
 
 @dataclass
@@ -85,15 +100,17 @@ class HashConfig:
     """Rows of the table; ids that meet in a bucket share a vector."""
     init_std: float = INIT_STD
     """Standard deviation of the rows before training."""
+    placement: Placement = "replicated"
+    """Where the rows are: all on every rank, or shared out over the ranks of `image_server`."""
 
 
 class HashEncoder(FeatureEncoder):
     """Looks up row `hash % buckets`; "no value" (hash 0) has a row of its own."""
 
-    def __init__(self, dim: int, buckets: int, init_std: float = INIT_STD):
+    def __init__(self, dim: int, buckets: int, init_std: float = INIT_STD, placement: Placement = "replicated"):
         super().__init__()
         self.buckets = buckets
-        self.table = IdTable(1 + buckets, dim, init_std)
+        self.table = TABLES[placement](1 + buckets, dim, init_std)
         self.out_dim = dim
 
     def forward(self, values: Column) -> Tensor:
@@ -109,7 +126,7 @@ def build_hash(config: HashConfig, shape: ColumnShape) -> HashEncoder:
         raise FieldError("name", f"`hash` encodes hash columns, this column is of kind {shape.kind}")
     if config.buckets < 1:
         raise FieldError("buckets", f"must be at least 1, got {config.buckets}")
-    return HashEncoder(config.dim, config.buckets, config.init_std)
+    return HashEncoder(config.dim, config.buckets, config.init_std, config.placement)
 
 
 @dataclass

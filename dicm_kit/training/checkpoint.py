@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import sys
 import threading
@@ -20,8 +21,11 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
 
 from dicm_kit.data.datamodule import CtrDataModule
 from dicm_kit.errors import RunError, TrainingError, some
+from dicm_kit.exchange.agree import raise_together
+from dicm_kit.features.sharded import sharded_tables
 from dicm_kit.training.module import CtrModule
 from dicm_kit.training.strategy import ImageServerStrategy
+from dicm_kit.training.table_files import missing_files, read_tables, write_tables
 
 CHECKPOINTS = "checkpoints"
 """The folder in a run folder."""
@@ -60,6 +64,8 @@ class Checkpoints(Checkpoint):
         self._in_batch = self._updating = self._accumulating = self._alone = False
         self._written_at: int | None = None  # the step that last.ckpt stands at
         self._handler: Any = None
+        self._tables: Path | None = None
+        """Where the rows of sharded tables are read from, once the ranks know which are theirs."""
 
     # --- when ---
 
@@ -67,6 +73,7 @@ class Checkpoints(Checkpoint):
         """Makes the folder, and takes over Ctrl-C."""
         if trainer.is_global_zero:
             self.folder.mkdir(parents=True, exist_ok=True)
+        self._read_tables(trainer, pl_module)
         self._step = trainer.global_step
         if threading.current_thread() is threading.main_thread():
             assert isinstance(pl_module, CtrModule), "only our module can be asked to stop"
@@ -127,8 +134,17 @@ class Checkpoints(Checkpoint):
             self._due = False
             self._write_step(trainer)
 
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Reads the rows of sharded tables."""
+        self._read_tables(trainer, pl_module)
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Reads the rows of sharded tables."""
+        self._read_tables(trainer, pl_module)
+
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keeps the random state, so that training does not depend on when it was validated."""
+        self._read_tables(trainer, pl_module)
         self._rng_before_validation = random_state(pl_module.device)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -198,12 +214,29 @@ class Checkpoints(Checkpoint):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Takes up the best value and, on the same number of ranks, the random states."""
+        ours = checkpoint["dicm"]
+        if "tables" in ours:
+            assert trainer.ckpt_path is not None, "that is what is loaded"
+            self._tables = Path(trainer.ckpt_path).parent / ours["tables"]["folder"]
         if trainer.state.fn != TrainerFn.FITTING:
             return
-        ours = checkpoint["dicm"]
         self.best = ours["best"]
         if len(ours["random_states"]) == trainer.world_size:
             self._rng_to_restore = ours["random_states"][trainer.global_rank]
+
+    def _read_tables(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._tables is not None:
+            optimizer = trainer.optimizers[0] if trainer.state.fn == TrainerFn.FITTING else None
+            error = None
+            try:
+                read_tables(pl_module, optimizer, self._tables)
+            except RunError as mine:
+                error = mine
+            self._tables = None
+            if trainer.world_size > 1:
+                raise_together(error)
+            elif error is not None:
+                raise error
 
     # --- where ---
 
@@ -212,6 +245,8 @@ class Checkpoints(Checkpoint):
         if trainer.is_global_zero:
             for old in sorted(self.folder.glob("step-*.ckpt"))[: -self.keep]:
                 old.unlink()
+                for tables in self.folder.glob(f"{old.stem}-*.tables"):
+                    shutil.rmtree(tables)
 
     def _write(self, trainer: Trainer, name: str) -> None:
         """Called by every rank; rank 0 writes. Not `trainer.save_checkpoint`: its barrier waits for dead ranks."""
@@ -220,11 +255,18 @@ class Checkpoints(Checkpoint):
             self._write_whole(trainer, name)
 
     def _write_whole(self, trainer: Trainer, name: str) -> None:
+        tables = self._write_tables(trainer, name)
         checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
         if name == "last.ckpt":
             self._written_at = self._step
         if not trainer.is_global_zero:
             return
+        if tables is not None:
+            checkpoint["dicm"]["tables"] = {
+                "folder": tables.name,
+                "names": list(sharded_tables(trainer.lightning_module)),
+            }
+            _forget_sharded(checkpoint["optimizer_states"][0]["state"], trainer)
         aside = self.folder / f".{name}.tmp"
         try:
             with aside.open("wb") as file:
@@ -234,11 +276,50 @@ class Checkpoints(Checkpoint):
             aside.replace(self.folder / name)
         except OSError as error:
             aside.unlink(missing_ok=True)
-            raise RunError(
-                f"could not be written: {error.strerror or error}",
-                where=str(self.folder / name),
-                todo="Make room or choose another run_dir, then go on with --resume.",
-            ) from error
+            raise _not_written(self.folder / name, error) from error
+        for old in self.folder.glob(f"{name.removesuffix('.ckpt')}-*.tables"):
+            if old != tables:
+                shutil.rmtree(old)
+
+    def _write_tables(self, trainer: Trainer, name: str) -> Path | None:
+        """Writes the rows of sharded tables: each rank its own, whole before the checkpoint that names them."""
+        module = trainer.lightning_module
+        if not sharded_tables(module):
+            return None
+        if self._alone and trainer.world_size > 1:
+            raise RunError("not all rows of sharded tables can be had", where=str(self.folder / name))
+        folder = self.folder / f"{name.removesuffix('.ckpt')}-{self._step:09d}.tables"
+        aside = folder.with_name(f".{folder.name}.tmp")
+        error = None
+        try:
+            write_tables(module, trainer.optimizers[0], aside)
+        except OSError as cause:
+            error = _not_written(folder, cause)
+        if trainer.world_size > 1:
+            raise_together(error)  # and all files are there
+        elif error is not None:
+            raise error
+        if trainer.is_global_zero:
+            shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed before it wrote the checkpoint
+            aside.replace(folder)
+        return folder
+
+
+def _not_written(path: Path, error: OSError) -> RunError:
+    return RunError(
+        f"could not be written: {error.strerror or error}",
+        where=str(path),
+        todo="Make room or choose another run_dir, then go on with --resume.",
+    )
+
+
+def _forget_sharded(state: dict[int, Any], trainer: Trainer) -> None:
+    """Takes rank 0's rows out of the optimizer's part of a checkpoint."""
+    apart = {id(table.weight) for table in sharded_tables(trainer.lightning_module).values()}
+    parameters = [each for group in trainer.optimizers[0].param_groups for each in group["params"]]
+    for index, parameter in enumerate(parameters):
+        if id(parameter) in apart:
+            state.pop(index, None)
 
 
 @rank_zero_only
@@ -274,7 +355,10 @@ def find_resumable(run_dir: Path) -> Path | None:
     found = []
     for path in sorted((run_dir / CHECKPOINTS).glob("*.ckpt")):
         with suppress(RunError):
-            found.append((read_checkpoint(path)["global_step"], path.stat().st_mtime, path))
+            checkpoint = read_checkpoint(path)
+            tables = checkpoint["dicm"].get("tables")
+            if tables is None or not missing_files(path.parent / tables["folder"], tables["names"]):
+                found.append((checkpoint["global_step"], path.stat().st_mtime, path))
     return max(found)[2] if found else None
 
 

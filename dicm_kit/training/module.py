@@ -11,6 +11,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from dicm_kit.errors import TrainingError, some
+from dicm_kit.features.sharded import sharded_tables
 from dicm_kit.features.tables import sparse_parameters
 from dicm_kit.interfaces import BaseNet, FeatureEncoder, InterestAggregator
 from dicm_kit.training.loss import StepTotals, add_over_ranks, share_of_global_mean, summed_loss
@@ -134,6 +135,13 @@ class CtrModule(LightningModule):
 
     # --- training ---
 
+    def setup(self, stage: str) -> None:
+        """Draws the rows of sharded tables on one device; on several the strategy says which rank holds which."""
+        if self.trainer.world_size == 1:
+            for table in sharded_tables(self).values():
+                if table.exchange is None:
+                    table.hold()
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Returns this rank's share of the mean loss over the batch of all ranks."""
         stages = self._stages(batch)
@@ -191,7 +199,7 @@ class CtrModule(LightningModule):
         if gradient_clip_algorithm == "value":
             clip_values(parameters, gradient_clip_val)
         else:
-            clip_norm(parameters, gradient_clip_val)
+            clip_norm(parameters, gradient_clip_val, apart=[each.weight for each in sharded_tables(self).values()])
 
     # --- validation, test, prediction ---
 
@@ -243,7 +251,7 @@ class CtrModule(LightningModule):
             self._warned.add(prefix)
             rank_zero_warn(f"{prefix}: {some(undefined)} not defined (nan): no user, or no row at all, has both labels")
         # Equal on all ranks, so that their mean is the value: `sync_dist` is what Lightning wants to hear.
-        several = self.trainer.world_size > 1
+        several = torch.distributed.is_initialized()  # `ddp` on one device, too
         self.log_dict({f"{prefix}/{name}": value for name, value in results.items()}, sync_dist=several, batch_size=1)
 
 

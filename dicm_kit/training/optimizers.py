@@ -1,6 +1,6 @@
 """One optimizer with two parts: Adam for dense parameters, lazy Adam for the rows of id tables that a batch touches."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,12 +122,23 @@ def decay_schedule(optimizer: torch.optim.Optimizer, plan: OptimizerPlan) -> tor
 
 
 @torch.no_grad()
-def clip_norm(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
-    """Scales all gradients, sparse ones too, to a joint norm of at most `max_norm`; returns the norm before."""
+def clip_norm(parameters: Iterable[nn.Parameter], max_norm: float, apart: Sequence[nn.Parameter] = ()) -> Tensor:
+    """Scales all gradients, sparse ones too, to a joint norm of at most `max_norm`; returns the norm before.
+
+    `apart`: those of which each rank has other rows; their part of the norm is added up over ranks.
+    """
+    parameters = list(parameters)
     gradients = _values_of_gradients(parameters)
-    if not gradients:
+    if not gradients and not apart:
         return torch.zeros(())
-    norm = torch.nn.utils.get_total_norm(gradients)
+    shared = {id(each) for each in apart}
+    norm = torch.nn.utils.get_total_norm(_values_of_gradients(each for each in parameters if id(each) not in shared))
+    if apart:
+        of_rows = torch.nn.utils.get_total_norm(_values_of_gradients(each for each in parameters if id(each) in shared))
+        squared = of_rows.to(norm.device).square()
+        if torch.distributed.is_initialized():
+            torch.distributed.all_reduce(squared)
+        norm = (norm.square() + squared).sqrt()
     factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
     for gradient in gradients:
         gradient.mul_(factor.to(gradient.dtype))

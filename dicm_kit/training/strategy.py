@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dicm_kit.errors import DicmError, RankError
 from dicm_kit.exchange.heartbeat import Heartbeat
+from dicm_kit.features.sharded import sharded_tables
 from dicm_kit.features.tables import sparse_parameters
 from dicm_kit.images.server import ImageServer
 from dicm_kit.training.launcher import PatientLauncher
@@ -176,11 +177,22 @@ class ImageServerStrategy(DDPStrategy):
         module = self.lightning_module
         assert module is not None, "Lightning connects the module first"
         for server in _servers(module):
-            group = torch.distributed.new_group(backend=self._get_process_group_backend(), timeout=self._timeout)
-            assert isinstance(group, torch.distributed.ProcessGroup), "every rank is in it"
-            self._groups.append(group)
-            server.spread(group)
+            server.spread(self._new_group())
+        tables = sharded_tables(module)
+        if tables:
+            group = self._new_group()
+            for table in tables.values():
+                table.hold(group)
+            DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
+                module, [f"{name}.rows.weight" for name in tables]
+            )
         super().setup(trainer)
+
+    def _new_group(self) -> torch.distributed.ProcessGroup:
+        group = torch.distributed.new_group(backend=self._get_process_group_backend(), timeout=self._timeout)
+        assert isinstance(group, torch.distributed.ProcessGroup), "every rank is in it"
+        self._groups.append(group)
+        return group
 
     def configure_ddp(self) -> None:
         """Wraps the module, and lets DDP settle its buckets."""
@@ -213,7 +225,8 @@ def _settle_buckets(ddp: DistributedDataParallel) -> None:
     """
     module = ddp.module
     sparse = {id(each) for each in sparse_parameters(module)}
-    trained = [each for each in module.parameters() if each.requires_grad]
+    apart = {id(each.weight) for each in sharded_tables(module).values()}
+    trained = [each for each in module.parameters() if each.requires_grad and id(each) not in apart]
 
     def touch() -> torch.Tensor:
         no_rows = torch.empty(0, dtype=torch.int64, device=trained[0].device)

@@ -1,0 +1,144 @@
+"""Id tables whose rows are spread over the ranks: the other half of the paper's servers."""
+
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, distributed, nn
+from torch.nn import functional as F
+
+from dicm_kit.errors import DataError
+from dicm_kit.exchange.all_to_all import Exchange, LocalExchange, RankExchange
+from dicm_kit.exchange.dedup import distinct
+from dicm_kit.exchange.owner import owner, partition
+from dicm_kit.features.tables import INIT_STD
+from dicm_kit.types import Bag
+
+PARTITIONS = 64
+"""Of the rows of a table; as many ranks can share it."""
+_CHUNK = 2**16  # rows drawn at once; with a multiple of 16 numbers a chunk after the other draws what one draw would
+
+
+class ShardedTable(nn.Module):
+    """Rows [num_rows, dim] of which this rank holds those of its partitions; others are asked for through an exchange.
+
+    Like `IdTable`, and with the same values: a step touches only the rows that the batch names, each distinct one
+    travels once, its gradient is summed at the owner, and only there it has an optimizer state. Rows are drawn when
+    `hold` says which ones: until then the table has none, so that no process ever holds all of them.
+
+    Its rows are no part of `state_dict`: they are written partition by partition (`training/table_files.py`).
+    """
+
+    def __init__(self, num_rows: int, dim: int, init_std: float = INIT_STD):
+        super().__init__()
+        self.num_rows, self.init_std = num_rows, init_std
+        self.rows = _Rows(0, dim, sparse=True)
+        _exhaust(self._drawn())  # an nn.Embedding draws its rows, and then IdTable draws them
+        self._random = torch.get_rng_state()
+        _exhaust(self._drawn())  # leaves the generator as drawing the rows does
+        self.exchange: Exchange | None = None
+        """None: no rows yet."""
+        self.row_V = torch.empty(0, dtype=torch.int64)
+        """The numbers of the rows that this rank holds, sorted."""
+
+    @property
+    def dim(self) -> int:
+        """D, the width of a row."""
+        return self.rows.embedding_dim
+
+    @property
+    def weight(self) -> nn.Parameter:
+        """The rows that this rank holds, [V, D], in the order of `row_V`."""
+        assert isinstance(self.rows.weight, nn.Parameter), "it is trained"
+        return self.rows.weight
+
+    def hold(self, group: distributed.ProcessGroup | None = None) -> None:
+        """Draws this rank's rows; all of them without a group. Takes a group that is used for tables only.
+
+        Rows that it holds already, since it has trained, stay as they are.
+        """
+        num_ranks = 1 if group is None else distributed.get_world_size(group)
+        if num_ranks > PARTITIONS:
+            raise DataError(f"{num_ranks} ranks cannot share a table: at most {PARTITIONS} can", where="sharded tables")
+        row_V = torch.arange(self.num_rows)
+        if group is not None:
+            row_V = row_V[owner(partition(row_V, PARTITIONS), num_ranks) == distributed.get_rank(group)]
+        held = self.exchange
+        self.exchange = LocalExchange() if group is None else RankExchange(group, PARTITIONS)
+        if held is not None and torch.equal(row_V, self.row_V):
+            self.exchange.traffic = held.traffic  # a run may test after it has trained
+            return
+        device = self.rows.weight.device
+        weight_VD = torch.empty(len(row_V), self.dim)
+        before = torch.get_rng_state()
+        torch.set_rng_state(self._random)
+        end = 0
+        for first, chunk in self._drawn():
+            start, end = end, int(torch.searchsorted(row_V, first + len(chunk)))
+            weight_VD[start:end] = chunk[row_V[start:end] - first]
+        torch.set_rng_state(before)
+        self.row_V = row_V
+        self.rows.weight = nn.Parameter(weight_VD.to(device))
+        self.rows.num_embeddings = len(row_V)
+        if num_ranks > 1:  # the loss is scaled for DDP's mean, which these rows do not take part in
+            self.rows.weight.register_hook(lambda gradient: gradient / num_ranks)
+
+    def partitions(self) -> range:
+        """Returns the partitions that this rank holds."""
+        assert self.exchange is not None, "the strategy or the module says which rows to hold before the first step"
+        return range(self.exchange.rank, PARTITIONS, self.exchange.num_ranks)
+
+    def partition_of_row(self) -> Int[Tensor, " V"]:
+        """Returns the partition of each row that this rank holds."""
+        return partition(self.row_V, PARTITIONS)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Returns rows [..., D] of int64 ids [...]. Collective where several ranks share the table."""
+        vectors_UD, inverse_K = self._fetch(ids.reshape(-1))
+        return F.embedding(inverse_K.view(ids.shape), vectors_UD)
+
+    def pooled(self, bag: Bag, mode: Literal["mean", "sum"]) -> Tensor:
+        """Returns one vector [*bag.shape, D] per row of the bag; zeros for a row without ids. Collective, too."""
+        vectors_UD, inverse_K = self._fetch(bag.values)
+        if len(inverse_K) == 0:
+            return vectors_UD.sum() + vectors_UD.new_zeros(*bag.shape, self.dim)  # connected to the exchange
+        pooled = F.embedding_bag(inverse_K, vectors_UD, bag.offsets, mode=mode, include_last_offset=True)
+        return pooled.view(*bag.shape, self.dim)
+
+    def _fetch(self, ids_K: Int[Tensor, " K"]) -> tuple[Float[Tensor, "U D"], Int[Tensor, " K"]]:
+        assert self.exchange is not None, "the strategy or the module says which rows to hold before the first step"
+        row_U, inverse_K = distinct(ids_K)
+        return self.exchange.fetch(row_U, self._look_up), inverse_K
+
+    def _look_up(self, row_V: Int[Tensor, " V"]) -> Float[Tensor, "V D"]:
+        if len(self.row_V) == self.num_rows:
+            return self.rows(row_V)
+        return self.rows(torch.searchsorted(self.row_V.to(row_V.device), row_V))
+
+    def _drawn(self) -> Iterator[tuple[int, Tensor]]:
+        """Yields (first row, rows) of the whole table as `IdTable` draws it."""
+        last = max(0, (self.num_rows - 1) // _CHUNK - 1) * _CHUNK  # the last chunk is at least one chunk long
+        for first in range(0, last + 1, _CHUNK):
+            rows = self.num_rows - first if first == last else _CHUNK
+            yield first, torch.empty(rows, self.dim).normal_(std=self.init_std)
+
+
+class _Rows(nn.Embedding):
+    """Has no part in `state_dict`, where each rank's would be others."""
+
+    def _save_to_state_dict(self, *args: object, **kwargs: object) -> None:
+        pass
+
+    def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
+        pass
+
+
+def _exhaust(chunks: Iterator[object]) -> None:
+    for _ in chunks:
+        pass
+
+
+def sharded_tables(module: nn.Module) -> dict[str, ShardedTable]:
+    """Returns the sharded tables of a module by name; one that is in several places by its first."""
+    return {name: each for name, each in module.named_modules() if isinstance(each, ShardedTable)}

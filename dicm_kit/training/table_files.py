@@ -1,0 +1,91 @@
+"""Sharded tables beside a checkpoint: a safetensors file per table and partition, for any number of ranks."""
+
+import os
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from dicm_kit.errors import RunError
+from dicm_kit.features.sharded import PARTITIONS, ShardedTable, sharded_tables
+
+
+def write_tables(module: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> None:
+    """Writes the rows that this rank holds, with their optimizer state; every rank does, into the same folder.
+
+    A file has `row` [V] int64, the rows' numbers; `weight` [V, D]; and what the optimizer keeps of each row, [V, ...].
+    """
+    from safetensors.torch import save_file
+
+    for name, table in sharded_tables(module).items():
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        kept = {"weight": table.weight.detach(), **optimizer.state.get(table.weight, {})}
+        partition_V = table.partition_of_row()
+        order_V = partition_V.argsort(stable=True)
+        ends = torch.bincount(partition_V, minlength=PARTITIONS).cumsum(0).tolist()
+        for part in table.partitions():
+            of_part = order_V[ends[part - 1] if part else 0 : ends[part]]
+            tensors = {"row": table.row_V[of_part]}
+            tensors |= {key: value.cpu()[of_part].contiguous() for key, value in kept.items()}
+            path = table_file(folder, name, part)
+            save_file(tensors, path)
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+
+
+def read_tables(module: nn.Module, optimizer: torch.optim.Optimizer | None, folder: Path) -> None:
+    """Fills the rows that this rank holds, and their optimizer state where there is an optimizer.
+
+    Raises:
+        RunError: a file is missing, broken, or of a table of another size.
+    """
+    for name, table in sharded_tables(module).items():
+        weight = table.weight
+        filled = 0
+        with torch.no_grad():
+            for part in table.partitions():
+                tensors = _read(table_file(folder, name, part), table)
+                place_V = torch.searchsorted(table.row_V, tensors.pop("row"))
+                filled += len(place_V)
+                weight[place_V.to(weight.device)] = tensors.pop("weight").to(weight.device)
+                for key, rows in tensors.items() if optimizer is not None else ():
+                    assert optimizer is not None, "asked above"
+                    state = optimizer.state[weight]
+                    if key not in state:
+                        state[key] = torch.zeros(len(weight), *rows.shape[1:], dtype=rows.dtype, device=weight.device)
+                    state[key][place_V.to(weight.device)] = rows.to(weight.device)
+        if filled != len(table.row_V):
+            raise RunError(
+                f"holds {filled:,} rows for this rank, the table has {len(table.row_V):,}",
+                where=str(folder / name),
+                todo="The checkpoint is of another vocabulary. Use the dataset it was trained on, or train anew.",
+            )
+
+
+def table_file(folder: Path, name: str, part: int) -> Path:
+    """Returns where a partition of a table is."""
+    return folder / name / f"part-{part:04d}.safetensors"
+
+
+def missing_files(folder: Path, names: list[str]) -> list[Path]:
+    """Returns the files that should be there and are not."""
+    files = [table_file(folder, name, part) for name in names for part in range(PARTITIONS)]
+    return [path for path in files if not path.is_file()]
+
+
+def _read(path: Path, table: ShardedTable) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    todo = "Go on from another checkpoint of the run."
+    try:
+        tensors = load_file(path)
+    except FileNotFoundError:
+        raise RunError("a partition of a sharded table is missing", where=str(path), todo=todo) from None
+    except (SafetensorError, OSError) as error:
+        raise RunError(f"cannot be read: {error}", where=str(path), todo=todo) from error
+    if "row" not in tensors or "weight" not in tensors or tensors["weight"].shape[1:] != (table.dim,):
+        raise RunError(f"is not of a table of width {table.dim}", where=str(path), todo=todo)
+    if len(tensors["row"]) and int(tensors["row"].max()) >= table.num_rows:
+        raise RunError(f"has rows beyond the table's {table.num_rows:,}", where=str(path), todo=todo)
+    return tensors
