@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from itertools import cycle, islice
 from pathlib import Path
@@ -175,6 +176,7 @@ def fit(rank: int, num_ranks: int, folder: str) -> dict[str, Any]:
     """Returns the measured step of a training on as many impressions for each rank, and how much of it was work."""
     keep_pages()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.simplefilter("ignore", UserWarning)  # the pool makes errors of them; of srun, where there is one
     module = shop.model(Path(folder), partitions=() if num_ranks > 1 else None)
     batches = [shop.batch(FIT_IMPRESSIONS, 1, seed=100 * each + rank) for each in range(4)]
     steps = Repeated(batches, WARM_UP + FIT_STEPS)
