@@ -1,6 +1,6 @@
 """What the image server sends, how it scales, what deduplication saves: the wanted numbers beside what came out.
 
-    python tests/benchmarks/image_server.py [bytes] [ranks] [dedup] [--rounds N] [--repeats N]
+    python tests/benchmarks/image_server.py [bytes] [ranks] [dedup] [--rounds N] [--patience SECONDS] [--repeats N]
 
 Ratios within one run, on CPU with gloo; made-up batches in the paper's proportions (paper_shop.py). `ranks` wants a
 machine that does nothing else.
@@ -11,7 +11,6 @@ machine that does nothing else.
 import argparse
 import contextlib
 import fcntl
-import logging
 import os
 import socket
 import struct
@@ -19,11 +18,8 @@ import subprocess
 import sys
 import tempfile
 import time
-import warnings
-from collections.abc import Callable, Iterator
-from itertools import cycle, islice
+from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
@@ -32,25 +28,17 @@ import torch.distributed as dist
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 
 import paper_shop as shop
-from distributed.lightning_ranks import ddp_trainer
 from distributed.ranks import Ranks
+from two_ranks import print_ranks
+from wanted import row
 
 from dicm_kit.exchange.owner import owner, partition
 from dicm_kit.exchange.traffic import Traffic
 from dicm_kit.images.server import ImageServer
 from dicm_kit.images.store import FeatureStore
 from dicm_kit.memory import keep_pages
-from dicm_kit.training.measure_steps import WARM_UP, MeasureSteps
-from dicm_kit.training.part_clock import PARTS
-from dicm_kit.training.strategy import ImageServerStrategy
-from dicm_kit.types import Batch
 
 RANKS, IMPRESSIONS, STEPS = 4, 3000, 3  # of `bytes`; impressions of each rank, as in the paper
-FIT_IMPRESSIONS, FIT_STEPS = 1024, 16  # of `ranks`
-
-
-def row(what: str, came_out: str, wanted: str = "") -> None:
-    print(f"{what:66} {came_out:>34}   {wanted}")
 
 
 # --- what is sent ---
@@ -156,78 +144,6 @@ def print_sent(ways: dict[str, list[dict[str, Any]]], not_measured: str = "") ->
         )
 
 
-# --- two ranks beside one ---
-
-
-class Repeated:
-    """Batches, again and again; Lightning takes a list for several loaders."""
-
-    def __init__(self, batches: list[Batch], steps: int):
-        self.batches, self.steps = batches, steps
-
-    def __len__(self) -> int:
-        return self.steps
-
-    def __iter__(self) -> Iterator[Batch]:
-        return islice(cycle(self.batches), self.steps)
-
-
-def fit(rank: int, num_ranks: int, folder: str) -> dict[str, Any]:
-    """Returns the measured step of a training on as many impressions for each rank, and how much of it was work."""
-    keep_pages()
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.simplefilter("ignore", UserWarning)  # the pool makes errors of them; of srun, where there is one
-    module = shop.model(Path(folder), partitions=() if num_ranks > 1 else None)
-    batches = [shop.batch(FIT_IMPRESSIONS, 1, seed=100 * each + rank) for each in range(4)]
-    steps = Repeated(batches, WARM_UP + FIT_STEPS)
-    measuring = MeasureSteps(FIT_STEPS, torch.float32)
-    options: dict[str, Any] = {"callbacks": [measuring], "enable_checkpointing": False, "limit_val_batches": 0}
-    trainer = ddp_trainer(rank, num_ranks, ImageServerStrategy, max_epochs=1, **options)
-    cpu, wall = time.process_time(), time.perf_counter()
-    trainer.fit(module, steps, steps)
-    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-    assert measuring.measured is not None, "the fit has ended"
-    return {"measured": measuring.measured, "busy": cpu / wall, "cpu": cpu}
-
-
-def print_ranks(folder: Path, rounds: int) -> None:
-    pool = Ranks(2, Path(tempfile.mkdtemp(dir=folder)))
-    found: dict[int, list[list[dict[str, Any]]]] = {1: [], 2: []}
-    try:
-        for _ in range(rounds):
-            for num_ranks, answers in found.items():
-                answers.append(pool.run(num_ranks, fit, str(folder)))
-    finally:
-        pool.close()
-    firsts = {num_ranks: [each[0]["measured"] for each in answers] for num_ranks, answers in found.items()}
-    print(
-        f"\nOne and two ranks of one thread, {FIT_IMPRESSIONS} impressions each, whole training step, {rounds} rounds"
-    )
-    speeds = {num_ranks: [each.impressions / each.whole for each in of] for num_ranks, of in firsts.items()}
-    busy = {num_ranks: median(one["busy"] for each in of for one in each) for num_ranks, of in found.items()}
-    for num_ranks in (1, 2):
-        of = speeds[num_ranks]
-        row(
-            f"{num_ranks} rank{'s' * (num_ranks - 1)}: impressions/s, median (best)",
-            f"{median(of):,.0f} ({max(of):,.0f})",
-        )
-        row(
-            "  share of the time in which a rank's thread ran",
-            f"{busy[num_ranks]:.2f}",
-            "1 where nothing is waited for",
-        )
-    ratios = [two / one for one, two in zip(speeds[1], speeds[2], strict=True)]
-    row("two / one, median of rounds", f"{median(ratios):.2f}", "at least 1.8")
-    row("two / one, best of each", f"{max(speeds[2]) / max(speeds[1]):.2f}")
-    cpu = {num_ranks: min(sum(one["cpu"] for one in each) for each in of) for num_ranks, of in found.items()}
-    row("two / one, if no rank ever had to wait (by processor time)", f"{4 * cpu[1] / cpu[2]:.2f}")
-    print(f"{'':48} {'1 rank':>9} {'2 ranks':>9}  ms, medians")
-    for part in PARTS:
-        times = [median(1000 * each.parts.get(part, 0.0) for each in firsts[num_ranks]) for num_ranks in (1, 2)]
-        if any(times):
-            print(f"{part:48} {times[0]:9.2f} {times[1]:9.2f}")
-
-
 # --- without deduplication ---
 
 
@@ -286,6 +202,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="*", metavar="bytes|ranks|dedup", help="default: all of them")
     parser.add_argument("--rounds", type=int, default=5, help="of `ranks`")
+    parser.add_argument("--patience", type=float, default=0, help="how long each round waits for a quiet machine")
     parser.add_argument("--repeats", type=int, default=3, help="of `dedup`")
     parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -302,7 +219,7 @@ def main() -> None:
         if "bytes" in what:
             print_bytes(folder)
         if "ranks" in what:
-            print_ranks(folder, options.rounds)
+            print_ranks(folder, options.rounds, options.patience)
         if "dedup" in what:
             print_dedup(folder, options.repeats)
 
