@@ -96,7 +96,7 @@ class Round:
 
 
 def print_ranks(folder: Path, rounds: int, patience: float) -> None:
-    pool, found = Ranks(2, Path(tempfile.mkdtemp(dir=folder))), []
+    pool, found = Ranks(2, Path(tempfile.mkdtemp(dir=folder)), timeout=600), []
     try:
         for _ in range(rounds):
             wait_for_quiet(patience)
