@@ -112,6 +112,11 @@ def print_ranks(folder: Path, rounds: int, patience: float) -> None:
         row("two / one, median of quiet rounds", f"{median(each.ratio for each in quiet):.2f}", "at least 1.8")
     else:
         row("two / one, median of quiet rounds", "none was quiet", "at least 1.8")
+    best = [
+        max(each.impressions / each.whole for each in steps)
+        for steps in zip(*((each.one, each.two) for each in found), strict=True)
+    ]
+    row("two / one, best round of each", f"{best[1] / best[0]:.2f}")
     row("two / one by processor time, median of rounds", f"{median(each.by_processor_time for each in found):.2f}")
     of = {"1 rank": [each.one for each in quiet or found], "2 ranks": [each.two for each in quiet or found]}
     for name, steps in of.items():
