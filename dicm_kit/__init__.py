@@ -18,23 +18,23 @@
 2. `features/`  Batch -> Encoded:  `encoders.py`, `tables.py`
 3. `images/`    picture keys -> vectors, every picture computed once
    `backbone.py`, `extract.py`, `known.py` what need not be computed again, `parts.py`, `features_file.py`, `store.py`,
-   `embedder.py`, `server.py`; below the stages
+   `embedder.py`, `server.py`, `floor.py` the least time it can take; below the stages
    `exchange/dedup.py`, `exchange/owner.py`, `exchange/all_to_all.py`, `exchange/traffic.py`, `exchange/agree.py`,
    `exchange/heartbeat.py` who is still there, the shards `shards.py`, decoding `pixels.py`
 4. `interest/`  history vectors -> one interest vector:  `pooling.py`, `attention.py`
 5. `nets/`      all vectors -> logit:  `mlp.py`
 6. `training/`  `module.py` knows the order of 2 to 5;  `loss.py`, `metrics.py`, `slices.py`, `bootstrap.py`,
    `optimizers.py`, `checkpoint.py`, `callbacks.py`, `strategy.py` several ranks, `launcher.py` their start and end,
-   `picture_counts.py`
+   `picture_counts.py`, `measure_steps.py` and `part_clock.py` where a step's time goes
 7. `artifacts/` what a run leaves behind:  `run_folder.py`, `metrics_file.py`, `predictions.py`, `difference.py` of two
    runs, `results.py`, `picture_costs.py`
 
 Round it: `cli.py` reads the command line, `help_pages.py` explains it, `run.py` has the commands, `session.py` puts a
 recipe's parts together, trains and tests, with pictures from `picture_source.py`; `compare.py` does so for a table of
-recipes; `recipe/` reads recipes, `registry.py` loads plugins, `builtin.py` registers our own components,
-`hookspecs.py` has the hooks, `interfaces.py` what a plugin author subclasses, `types.py` what the stages hand on and
-the legend of letters, `errors.py` the errors, `prelu.py` the activation, `memory.py` the allocator, `whole_file.py`
-files that are there whole or not at all.
+recipes, `bench.py` to measure a step; `recipe/` reads recipes, `registry.py` loads plugins, `builtin.py` registers our
+own components, `hookspecs.py` has the hooks, `interfaces.py` what a plugin author subclasses, `types.py` what the
+stages hand on and the legend of letters, `errors.py` the errors, `prelu.py` the activation, `memory.py` the allocator,
+`whole_file.py` files that are there whole or not at all.
 """
 
 from importlib import import_module

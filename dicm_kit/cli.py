@@ -196,6 +196,20 @@ def _compare(options: argparse.Namespace) -> None:
     run.compare([find_recipe(each) for each in recipes], overrides, options.seeds, markdown)
 
 
+def _bench_arguments(parser: argparse.ArgumentParser) -> None:
+    _recipe_arguments(parser)
+    parser.add_argument("--steps", type=int, default=100)
+
+
+def _bench(options: argparse.Namespace) -> None:
+    if options.steps < 8:
+        raise RecipeError(f"--steps must be at least 8, got {options.steps}", where="command line")
+    from dicm_kit import run
+    from dicm_kit.recipe.load import find_recipe, load
+
+    run.bench(load(find_recipe(options.recipe), options.overrides), options.steps)
+
+
 def _cp_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe")
     parser.add_argument("file")
@@ -358,4 +372,5 @@ COMMANDS = {
     "extract": Command(*PAGES["extract"], _recipe_arguments, _extract),
     "test": Command(*PAGES["test"], _test_arguments, _test),
     "compare": Command(*PAGES["compare"], _compare_arguments, _compare),
+    "bench": Command(*PAGES["bench"], _bench_arguments, _bench),
 }

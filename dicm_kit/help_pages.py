@@ -234,5 +234,28 @@ Examples:
 Next: dicm test RUN_DIR --against RUN_DIR
 """,
     ),
+    "bench": (
+        "measure where the time of a recipe's training step goes",
+        """
+Usage: dicm bench RECIPE [KEY=VALUE ...] [--steps N]
+
+Prepares and extracts what is missing, trains N steps on the recipe's own data and prints where their time goes, in
+milliseconds and shares; the impressions per second of the whole step; and the floor of the picture part: what its
+matrix products and its copies take at the rates measured on this machine. Nothing is estimated and no run is written;
+validation, checkpoints and log are left out. How to read it: docs/how_to/find_slow_steps.md.
+
+  RECIPE       a YAML file, or its name below recipes/
+  KEY=VALUE    overrides any key of the recipe
+  --steps N    steps to measure, at least 8, after 10 that warm up; default 100
+  --traceback  show where an error comes from
+
+Examples:
+  dicm bench recipes/quickstart/dicm.yaml
+  dicm bench recipes/quickstart/dicm.yaml trainer.precision=bf16-mixed data.workers=2
+  dicm bench recipes/debug.yaml trainer.devices=2 trainer.strategy=image_server --steps 40
+
+Next: dicm run RECIPE
+""",
+    ),
 }
 """Command -> (what it does, in a line; its page), in the order of the overview."""

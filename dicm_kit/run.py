@@ -15,6 +15,7 @@ import torch
 from dicm_kit.artifacts.difference import Difference, Side, contents, differences
 from dicm_kit.artifacts.results import Row, comparison_markdown, print_against, print_comparison
 from dicm_kit.artifacts.run_folder import RECIPE_FILE, claimed, runs_in
+from dicm_kit.bench import measure, only_train, print_measured
 from dicm_kit.compare import check_data, compared, plan_file, plan_recipes
 from dicm_kit.data.audit import AUDIT_FILE, complaints, is_audited, text, write_audit
 from dicm_kit.data.dataset import Dataset
@@ -28,6 +29,7 @@ from dicm_kit.recipe.comparison import is_comparison, load_comparison
 from dicm_kit.recipe.load import LoadedRecipe, dump, load
 from dicm_kit.recipe.schema import Recipe
 from dicm_kit.session import Session, is_first
+from dicm_kit.training.measure_steps import Measured
 from dicm_kit.whole_file import write_whole
 
 
@@ -125,6 +127,18 @@ def compare(paths: Sequence[Path], overrides: Sequence[str], seeds: int, markdow
     if markdown is not None:
         write_whole(markdown, comparison_markdown(rows, oracle, first))
     return rows
+
+
+def bench(loaded: LoadedRecipe, steps: int) -> Measured:
+    """Prepares and extracts what is missing, trains so many steps, prints where their time goes; leaves no run."""
+    only_train(loaded, steps)
+    source = rehearse(loaded)
+    _use_machine(loaded.recipe)
+    session = Session(loaded, _prepared(loaded, source))
+    found = measure(session, steps)
+    if is_first():
+        print_measured(session, found)
+    return found
 
 
 def _fingerprint(loaded: LoadedRecipe) -> str:

@@ -11,7 +11,7 @@
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -38,6 +38,8 @@ class Exchange(ABC):
     """What has been sent since the start, the gradients of finished backwards included."""
     leg: str = ""
     """What is under way: sizes, keys, compute, vectors or gradients; empty between fetches."""
+    around: Callable[[str], AbstractContextManager[object]] = nullcontext
+    """Is given the name of each leg, and entered around it: a clock's place, where there is one."""
 
     @abstractmethod
     def fetch(self, keys_U: Int[Tensor, " U"], compute: Compute) -> Float[Tensor, "U D"]:
@@ -51,7 +53,8 @@ class Exchange(ABC):
     @contextmanager
     def _under_way(self, leg: str) -> Iterator[None]:
         self.leg, start = leg, time.perf_counter()  # after an error it stays said where it was
-        yield
+        with self.around(leg):
+            yield
         self.leg = ""
         name = f"{leg}_seconds"
         setattr(self.traffic, name, getattr(self.traffic, name) + time.perf_counter() - start)

@@ -55,7 +55,9 @@ class FeatureStore:
         partitions: Collection[int] | None = None,
     ):
         """Opens all partitions, or the given ones; `serve` changes that."""
-        self._folder, self._mode, self._device = folder, mode, torch.device(device)
+        self._folder, self._mode = folder, mode
+        self.device = torch.device(device) if mode == "memory" else torch.device("cpu")
+        """Where the vectors are looked up."""
         meta = read_features(folder)
         self.num_partitions: int = meta["partitions"]
         """P"""
@@ -88,7 +90,7 @@ class FeatureStore:
         if wrong or (self._held != self.count and len(self._parts) == self.num_partitions):
             raise ImageError("features.yaml and the partitions do not belong together", where=str(self._folder))
         if self._mode == "memory":
-            self._load(self._device)
+            self._load(self.device)
 
     def lookup(self, keys_U: Int[Tensor, " U"]) -> tuple[Float[Tensor, "U C"], Bool[Tensor, " U"]]:
         """Returns (vectors, found): float16 [U, C] in the keys' order, some vector where `found` is False."""

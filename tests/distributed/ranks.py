@@ -22,8 +22,8 @@ TIMEOUT = 60  # seconds for one function; a collective that nobody answers gives
 class Ranks:
     """Up to `size` processes; `run(R, f, *args)` calls `f(rank, R, *args)` in R of them, in a process group."""
 
-    def __init__(self, size: int, folder: Path):
-        self.size, self.folder = size, folder
+    def __init__(self, size: int, folder: Path, timeout: float = TIMEOUT):
+        self.size, self.folder, self.timeout = size, folder, timeout
         self._meetings = 0
         self._together = 0  # how many ranks the last call had; they stay a group while it stays
         self._members: list[tuple[multiprocessing.process.BaseProcess, Connection]] = []
@@ -47,13 +47,13 @@ class Ranks:
         if failures or missing:
             self.close()
             told = "\n".join(f"--- rank {rank} of {num_ranks}\n{text}" for rank, text in sorted(failures.items()))
-            raise AssertionError(f"ranks without an answer in {TIMEOUT} s: {missing}\n{told}")
+            raise AssertionError(f"ranks without an answer in {self.timeout} s: {missing}\n{told}")
         return [answers[rank][1] for rank in range(num_ranks)]
 
     def _collect(self, num_ranks: int) -> dict[int, tuple[bool, Any]]:
         answers: dict[int, tuple[bool, Any]] = {}
         waiting = {connection: rank for rank, (_, connection) in enumerate(self._members[:num_ranks])}
-        while waiting and (ready := wait(list(waiting), timeout=TIMEOUT)):
+        while waiting and (ready := wait(list(waiting), timeout=self.timeout)):
             for connection in ready:
                 assert isinstance(connection, Connection)
                 rank = waiting.pop(connection)
@@ -67,7 +67,7 @@ class Ranks:
         context = multiprocessing.get_context("spawn")
         for _ in range(self.size):
             here, there = context.Pipe()
-            process = context.Process(target=_serve, args=(there,), daemon=True)
+            process = context.Process(target=_serve, args=(there, self.timeout), daemon=True)
             process.start()
             there.close()
             self._members.append((process, here))
@@ -82,7 +82,7 @@ class Ranks:
         self._members, self._together = [], 0
 
 
-def _serve(connection: Connection) -> None:
+def _serve(connection: Connection, seconds: float) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     import torch
     from torch import distributed
@@ -108,7 +108,7 @@ def _serve(connection: Connection) -> None:
                     store=distributed.FileStore(store, num_ranks),
                     rank=rank,
                     world_size=num_ranks,
-                    timeout=datetime.timedelta(seconds=TIMEOUT / 2),
+                    timeout=datetime.timedelta(seconds=seconds / 2),
                 )
             answer = pickle.dumps((True, function(rank, num_ranks, *args)))
         except BaseException:

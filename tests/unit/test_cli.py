@@ -32,7 +32,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """Puts a recorder in the place of run.py and returns what it was called with."""
     made: list[tuple[Any, ...]] = []
     fake = ModuleType("dicm_kit.run")
-    for name in ("run", "prepare", "extract", "test", "against", "compare"):
+    for name in ("run", "prepare", "extract", "test", "against", "compare", "bench"):
         setattr(fake, name, lambda *values, _name=name, **named: made.append((_name, *values, named)))
     monkeypatch.setitem(sys.modules, "dicm_kit.run", fake)
     monkeypatch.setattr(dicm_kit, "run", fake, raising=False)
@@ -97,6 +97,17 @@ def test_prepare_and_extract_hand_on_the_recipe(command: str, calls: list[tuple[
     assert cli.main([command, EXAMPLE, "batch_size=64"]) == 0
     assert calls[0][0] == command
     assert calls[0][1].recipe.batch_size == 64
+
+
+def test_bench_hands_on_the_recipe_and_the_steps(
+    calls: list[tuple[Any, ...]], golden: Callable[[str, str], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["bench", EXAMPLE, "--steps", "20", "batch_size=64"]) == 0
+    name, loaded, steps, _ = calls[0]
+    assert (name, loaded.recipe.batch_size, steps) == ("bench", 64, 20)
+    assert cli.main(["bench", EXAMPLE, "--steps", "7"]) == 2
+    golden("errors/command_line_bench_few_steps.txt", capsys.readouterr().err)
+    assert len(calls) == 1
 
 
 def test_test_and_compare(calls: list[tuple[Any, ...]]) -> None:
