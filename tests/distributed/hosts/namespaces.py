@@ -3,7 +3,7 @@
 ```
   host 0: eth0 10.77.0.1      host 1: eth0 10.77.0.2   ...     namespaces with an `lo` of their own
              |                           |                     veth pairs
-          port0 ---------- bridge ---- port1           ...     one more namespace: the machine's own network is untouched
+          port0 ---------- bridge ---- port1           ...     one more namespace: nothing is added to the machine's own
 ```
 
 Needs root and `ip` (and `tc`, to shape). The hosts share processors, memory and files; only the network is their own.
@@ -25,8 +25,8 @@ REPOSITORY = Path(__file__).parents[3]
 DEVICE = "eth0"
 """What a host calls its link."""
 PACKET_BYTES = 15_000
-"""The largest packet, ten of Ethernet's, as the kernel hands it to a network card. One above the burst would be cut up on
-the processor, which on these few cores takes longer than sending it."""
+"""The largest packet, ten of Ethernet's, as the kernel hands it to a network card, which would cut it up. One larger than
+the burst is cut up by the processor, and where hosts share a few cores that takes longer than sending it."""
 BURST_BYTES = 16_384
 """What a shaped link lets pass at once: small, or short messages would not feel the shaping at all."""
 QUEUE_MS = 50

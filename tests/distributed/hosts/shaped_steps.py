@@ -21,10 +21,10 @@ from typing import NoReturn
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 sys.path.insert(0, str(Path(__file__).parents[3]))
-from distributed.hosts.namespaces import REPOSITORY, Hosts, hosts, log_of, refusal, torchrun, wait_for_all  # noqa: E402
+from distributed.hosts.namespaces import REPOSITORY, Hosts, hosts, log_of, refusal, torchrun, wait_for_all
 
-from dicm_kit import run  # noqa: E402
-from dicm_kit.recipe.load import load  # noqa: E402
+from dicm_kit import run
+from dicm_kit.recipe.load import load
 
 HERE = Path(__file__).parent
 RECIPE = HERE / "wide.yaml"
