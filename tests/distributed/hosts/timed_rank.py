@@ -3,8 +3,8 @@
     torchrun ... timed_rank.py FOLDER WARM_UP PHASES STEPS RECIPE [KEY=VALUE ...]
 
 After WARM_UP steps come PHASES times 1 + STEPS. Before each phase rank 0 makes FOLDER/ready-<phase> and waits for
-FOLDER/go-<phase>; the other ranks wait for rank 0, in their next collective. The first step of a phase holds that wait and
-is left out. FOLDER/steps.json gets the seconds of the others, by phase.
+FOLDER/go-<phase>; the other ranks wait for rank 0, in their next collective. The first step of a phase holds that wait
+and is left out. FOLDER/steps.json gets the seconds of the others, by phase.
 """
 
 import json
