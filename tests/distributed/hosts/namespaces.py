@@ -25,8 +25,8 @@ REPOSITORY = Path(__file__).parents[3]
 DEVICE = "eth0"
 """What a host calls its link."""
 PACKET_BYTES = 15_000
-"""The largest packet, ten of Ethernet's: kernels leave it to the network card to cut them up. One larger than the burst is
-cut up by the processor, and where hosts share a few cores that takes longer than sending it."""
+"""The largest packet, ten of Ethernet's: kernels leave it to the network card to cut them up. One larger than the burst
+would be cut up by the processor, and where hosts share a few cores that takes longer than sending it."""
 BURST_BYTES = 16_384
 """What a shaped link lets pass at once: small, or short messages would not feel the shaping at all."""
 QUEUE_MS = 50
