@@ -1,0 +1,129 @@
+"""How much slower is a step on slower links? AMS, store-in-server and store-in-worker on four hosts.
+
+    python tests/distributed/hosts/shaped_steps.py [--rounds N] [--steps N] [KEY=VALUE ...]
+
+Four network namespaces, one rank of one thread in each. The links change their speed during the run, round after round,
+so that a ratio compares steps of one run, minutes apart, and a machine that is busy now and then harms all alike. Needs
+root, `ip` and `tc`. The dataset is drawn into data/wide the first time.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import NoReturn
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parents[3]))
+from distributed.hosts.namespaces import REPOSITORY, Hosts, hosts, log_of, refusal, torchrun, wait_for_all
+
+from dicm_kit import run
+from dicm_kit.recipe.load import load
+
+HERE = Path(__file__).parent
+RECIPE = HERE / "wide.yaml"
+HOSTS = 4
+WAYS = {
+    "AMS": ["trainer.strategy=image_server"],
+    "store-in-server": ["trainer.strategy=image_server", "images.transport=backbone_vectors"],
+    "store-in-worker": ["trainer.strategy=ddp"],
+}
+SPEEDS = {None: "unshaped", 1000.0: "1 Gbit/s", 100.0: "100 Mbit/s"}
+"""Mbit/s of every link, each way."""
+WARM_UP = 5
+WAIT = 120  # seconds that a phase may take
+
+
+@dataclass
+class Measured:
+    """What was measured at one speed, over all rounds."""
+
+    seconds: list[float] = field(default_factory=list)
+    """Of each step."""
+    num_bytes: list[float] = field(default_factory=list)
+    """Sent by all hosts in a step, by round, with everything: exchange, averaging of gradients, headers."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=8, help="steps at each speed, in each round")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of wide.yaml")
+    options = parser.parse_args()
+    if reason := refusal():
+        sys.exit(f"no hosts can be made here: {reason}")
+    os.chdir(REPOSITORY)
+    print("preparing")
+    run.extract(load(RECIPE, options.overrides))
+    with hosts(HOSTS) as made:
+        check_shaping(made)
+        for way, overrides in WAYS.items():
+            with tempfile.TemporaryDirectory() as folder:
+                given = [*options.overrides, *overrides]
+                print_way(way, measured(made, Path(folder), given, options.rounds, options.steps))
+
+
+def check_shaping(made: Hosts) -> None:
+    """Prints what one TCP connection gets at each speed; ends when a shaped link does not hold it."""
+    for mbit, name in SPEEDS.items():
+        made.shape(mbit)
+        got = made.throughput(0, 1, int(1e6 * min(mbit or 2000, 2000) / 8))  # a second of it
+        print(f"one connection, {name}: {got:,.0f} Mbit/s")
+        if mbit is not None and not 0.8 < got / mbit < 1.02:
+            sys.exit("the shaping does not hold")
+
+
+def measured(made: Hosts, folder: Path, overrides: list[str], rounds: int, steps: int) -> dict[float | None, Measured]:
+    """Trains on all hosts, and changes the links' speed between the phases."""
+    phases = list(SPEEDS) * rounds
+    plan = [str(number) for number in (WARM_UP, len(phases), steps)]
+    given = [*overrides, f"trainer.num_nodes={HOSTS}", "trainer.devices=1", f"run_dir={folder / 'run'}"]
+    made.shape(None)
+    processes = torchrun(made, folder, str(HERE / "timed_rank.py"), str(folder), *plan, str(RECIPE), *given)
+    sent = []
+    for phase, mbit in enumerate(phases):
+        end = time.monotonic() + WAIT
+        while not (folder / f"ready-{phase}").exists():
+            if time.monotonic() > end or any(process.poll() is not None for process in processes):
+                _fail(folder, processes)
+            time.sleep(0.01)
+        sent.append(made.sent_bytes())
+        made.shape(mbit)
+        (folder / f"go-{phase}").touch()
+    if wait_for_all(processes, WAIT) != [0] * HOSTS:
+        _fail(folder, processes)
+    sent.append(made.sent_bytes())
+    result = {mbit: Measured() for mbit in SPEEDS}
+    for mbit, before, after in zip(phases, sent, sent[1:], strict=False):
+        result[mbit].num_bytes.append((after - before) / (1 + steps))
+    for mbit, seconds in zip(phases, json.loads((folder / "steps.json").read_text()), strict=True):
+        result[mbit].seconds += seconds
+    return result
+
+
+def _fail(folder: Path, processes: list["subprocess.Popen[bytes]"]) -> NoReturn:
+    logs = "".join(f"\n--- host {host}\n{log_of(folder, host).read_text()}" for host in range(HOSTS))
+    sys.exit(f"exit codes {[process.poll() for process in processes]} (None: still running){logs}")
+
+
+def print_way(way: str, result: dict[float | None, Measured]) -> None:
+    """Prints the lines of one way: median and quartiles of a step, ratio to the unshaped step, bytes."""
+    unshaped = median(result[None].seconds)
+    for mbit, name in SPEEDS.items():
+        seconds = sorted(result[mbit].seconds)
+        low, middle, high = seconds[len(seconds) // 4], median(seconds), seconds[3 * len(seconds) // 4]
+        megabytes = median(result[mbit].num_bytes) / 1e6
+        print(
+            f"{way:16} {name:12} {middle:7.3f} s a step ({low:.3f} to {high:.3f}, {len(seconds)} steps)"
+            f"   {middle / unshaped:6.2f} x unshaped   {megabytes:8.2f} MB sent in a step"
+        )
+
+
+if __name__ == "__main__":
+    main()
