@@ -15,7 +15,7 @@
    `audit/batch.py`, `audit/scan.py`, `audit/photos.py` errors of format and counts, `audit/joins.py`, `audit/users.py`,
    `audit/histories.py`, `audit/checks.py` leakage, `audit/made.py`, `audit/advice.py` warnings, `audit/examples.py`,
    `audit/result.py`, `audit/words.py`
-2. `features/`  Batch -> Encoded:  `encoders.py`, `tables.py`
+2. `features/`  Batch -> Encoded:  `encoders.py`, `tables.py`, `sharded.py` rows over the ranks
 3. `images/`    picture keys -> vectors, every picture computed once
    `backbone.py`, `extract.py`, `known.py` what need not be computed again, `parts.py`, `features_file.py`, `store.py`,
    `embedder.py`, `server.py`, `floor.py` the least time it can take; below the stages
@@ -24,7 +24,7 @@
 4. `interest/`  history vectors -> one interest vector:  `pooling.py`, `attention.py`
 5. `nets/`      all vectors -> logit:  `mlp.py`
 6. `training/`  `module.py` knows the order of 2 to 5;  `loss.py`, `metrics.py`, `slices.py`, `bootstrap.py`,
-   `optimizers.py`, `checkpoint.py`, `callbacks.py`, `strategy.py` several ranks, `launcher.py` their start and end,
+   `optimizers.py`, `checkpoint.py`, `callbacks.py`, `strategy.py` several ranks, `table_files.py` rows of sharded tables on disk, `launcher.py` their start and end,
    `picture_counts.py`, `measure_steps.py` and `part_clock.py` where a step's time goes
 7. `artifacts/` what a run leaves behind:  `run_folder.py`, `metrics_file.py`, `predictions.py`, `difference.py` of two
    runs, `results.py`, `picture_costs.py`

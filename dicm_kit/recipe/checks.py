@@ -124,6 +124,7 @@ def _sizes(recipe: Recipe, good: Callable[..., bool]) -> Iterator[Finding]:
             f"Set `data.lanes` to {ranks} or a multiple, or train on fewer ranks.",
         )
     yield from _shared_out(recipe, good)
+    yield from _sharded(recipe, good)
     if good("data.lanes") and data.lanes > 256:
         yield Finding(("data", "lanes"), f"`data.lanes` may be 256 at most, got {data.lanes}: each is an open file")
     if good("data.split", "checkpoint.monitor") and data.split.validation == 0 and recipe.checkpoint.monitor:
@@ -154,6 +155,30 @@ def _shared_out(recipe: Recipe, good: Callable[..., bool]) -> Iterator[Finding]:
             f"`trainer.strategy: {trainer.strategy}` sends no pictures between ranks",
             "Leave `images.transport` out, or set `trainer.strategy: image_server`.",
         )
+
+
+def _sharded(recipe: Recipe, good: Callable[..., bool]) -> Iterator[Finding]:
+    """What sharded id tables need."""
+    if not good("trainer.strategy", "trainer.precision", "trainer.devices", "trainer.num_nodes"):
+        return
+    trainer = recipe.trainer
+    for side in ("user", "target", "context", "history"):
+        for column, section in getattr(recipe.features, side).items():
+            if getattr(getattr(section, "config", None), "placement", "") != "sharded":
+                continue
+            path = ("features", side, column, "placement")
+            if trainer.devices * trainer.num_nodes != 1 and trainer.strategy != "image_server":
+                yield Finding(
+                    path,
+                    f"`{'.'.join(path)}: sharded` cannot be trained on several ranks with `{trainer.strategy}`",
+                    "Write `trainer.strategy: image_server`, or `placement: replicated`.",
+                )
+            if trainer.precision == "16-mixed":
+                yield Finding(
+                    path,
+                    f"`{'.'.join(path)}: sharded` cannot be trained in 16-mixed",
+                    "An overflow in one rank's rows would skip its step and no other's. Use bf16-mixed.",
+                )
 
 
 def _sharing(recipe: Recipe, bad: set[Path]) -> Iterator[Finding]:

@@ -22,6 +22,7 @@ CASES = {
     "batch_size_below_lanes": ["batch_size=4"],
     "ranks": ["trainer.devices=20"],
     "ranks_and_partitions": ["trainer.devices=8", "trainer.strategy=image_server", "data.partitions=7"],
+    "sharded": ["features.user.user_id.placement=sharded", "trainer.devices=2", "trainer.precision=16-mixed"],
     "transport": ["images.transport=backbone_vectors"],
     "devices": ["trainer.devices=0"],
     "too_many_lanes": ["data.lanes=512", "batch_size=512"],
