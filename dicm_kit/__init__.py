@@ -25,8 +25,8 @@
 5. `nets/`      all vectors -> logit:  `mlp.py`
 6. `training/`  `module.py` knows the order of 2 to 5;  `loss.py`, `metrics.py`, `slices.py`, `bootstrap.py`,
    `optimizers.py`, `checkpoint.py`, `callbacks.py`, `strategy.py` several ranks, `launcher.py` their start and end,
-   `table_files.py` rows of sharded tables on disk, `picture_counts.py`, `measure_steps.py` and `part_clock.py` where a step's
-   time goes
+   `table_files.py` rows of sharded tables on disk, `picture_counts.py`, `measure_steps.py` and `part_clock.py` where a
+   step's time goes
 7. `artifacts/` what a run leaves behind:  `run_folder.py`, `metrics_file.py`, `predictions.py`, `difference.py` of two
    runs, `results.py`, `picture_costs.py`
 
