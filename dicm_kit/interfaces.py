@@ -199,5 +199,8 @@ class DataSource(ABC):
         """Yields every user once: `user` and the user columns. `user_id` is a column of its own, by itself."""
 
     @abstractmethod
-    def pictures(self, have: Container[str]) -> Iterator[tuple[str, bytes]]:
-        """Yields (name, bytes of a JPEG, PNG or WebP file) of each picture whose name is not in `have`, once."""
+    def pictures(self, have: Container[str]) -> Iterator[tuple[str, bytes | str]]:
+        """Yields (name, bytes of a JPEG, PNG or WebP file) of each picture whose name is not in `have`, once.
+
+        Text in the place of the bytes says why the picture is refused.
+        """

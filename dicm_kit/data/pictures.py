@@ -5,7 +5,7 @@ from collections.abc import Callable, Container, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -20,7 +20,11 @@ _THREADS = 2  # decoding leaves Python's lock; more would not wait for the one s
 
 
 def store_pictures(
-    pictures: Iterable[tuple[str, bytes]], images: Path, names: Path, partitions: int, advance: Callable[[int], None]
+    pictures: Iterable[tuple[str, bytes | str]],
+    images: Path,
+    names: Path,
+    partitions: int,
+    advance: Callable[[int], None],
 ) -> None:
     """Writes the shards into `images` and name -> key into `names`; a picture with a reason against it has key 0.
 
@@ -36,9 +40,9 @@ def store_pictures(
         parquet_file(aside, schema) as table,
     ):
         for some in _runs(pictures):
-            reasons = list(pool.map(check_picture, [data for _, data in some]))
+            reasons = list(pool.map(_reason, [data for _, data in some]))
             keys = [
-                shards.add(name, data) if reason is None else 0
+                shards.add(name, cast(bytes, data)) if reason is None else 0
                 for (name, data), reason in zip(some, reasons, strict=True)
             ]
             rows = {"name": [name for name, _ in some], "key": keys, "reason": reasons}
@@ -92,7 +96,12 @@ def fingerprint_of(keys: "pa.ChunkedArray") -> tuple[int, str]:
     return len(distinct), hashlib.sha256(distinct.astype("<i8").tobytes()).hexdigest()[:16]
 
 
-def _runs(pictures: Iterable[tuple[str, bytes]]) -> Iterator[list[tuple[str, bytes]]]:
+def _reason(data: bytes | str) -> str | None:
+    """Returns why a picture cannot be used: the source's own reason, or what is wrong with the bytes."""
+    return data if isinstance(data, str) else check_picture(data)
+
+
+def _runs(pictures: Iterable[tuple[str, bytes | str]]) -> Iterator[list[tuple[str, bytes | str]]]:
     stream = iter(pictures)
     while some := list(islice(stream, _AT_ONCE)):
         yield some

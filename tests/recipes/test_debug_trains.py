@@ -14,7 +14,8 @@ from lightning.pytorch import Callback
 from recipes.debug_runs import DEBUG, REPOSITORY, alive, arguments, debug, start
 
 from dicm_kit import run
-from dicm_kit.artifacts.predictions import read_predictions, tested_on
+from dicm_kit.artifacts.predictions import read_predictions
+from dicm_kit.artifacts.predictions import tested_on as dataset_of
 from dicm_kit.data.dataset import Dataset
 from dicm_kit.errors import RunError
 from dicm_kit.recipe.load import dump, load
@@ -186,7 +187,7 @@ def test_ctrl_c_leaves_a_run_that_can_be_resumed(shop: Path, monkeypatch: pytest
             run.run(debug(shop, run_dir="pressed"))
     assert not (shop / "pressed/test.json").exists()
     assert read_checkpoint(shop / "pressed/checkpoints/last.ckpt")["global_step"] == 21
-    assert trained_on(shop / "pressed") == tested_on(shop / "run"), "the same dataset"
+    assert trained_on(shop / "pressed") == dataset_of(shop / "run"), "the same dataset"
     run.run(debug(shop, run_dir="pressed"), resume=True)
     assert_same_training(shop / "pressed", shop / "run")
 

@@ -117,8 +117,8 @@ class LogSource(DataSource):
         """Yields the rows of the users table; none without one."""
         return self._users.batches() if self._users else iter(())
 
-    def pictures(self, have: Container[str]) -> Iterator[tuple[str, bytes]]:
-        """Yields the pictures that are there; no more than one byte above the limit is read of one."""
+    def pictures(self, have: Container[str]) -> Iterator[tuple[str, bytes | str]]:
+        """Yields the pictures that are there, and refused paths; at most one byte above the limit is read of one."""
         return self._pictures.read(have) if self._pictures else iter(())
 
     def _open(self, wanted: Mapping[str, list[Wanted]]) -> dict[str, Table]:

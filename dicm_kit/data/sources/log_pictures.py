@@ -22,12 +22,13 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
 """Pictures in folders and tar files."""
 _THREADS = 4
 _AT_ONCE = 64
+_OUTSIDE = "refused: no path inside `data.root`"
 _MISSING = (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValueError)
 """There is no such picture; ValueError: no file can have such a name."""
 
 
 class PicturesOfColumn:
-    """Pictures whose path, from the root, stands in a column of the items. Paths that leave the root are not there."""
+    """Pictures whose path, from the root, stands in a column of the items. Paths that leave the root are refused."""
 
     fingerprint = ""
     """A column has no list of its own: the items table is it."""
@@ -36,10 +37,9 @@ class PicturesOfColumn:
         """`names`: gives the column, each time it is called."""
         self._root, self._names = root, names
 
-    def read(self, have: Container[str]) -> Iterator[tuple[str, bytes]]:
-        """Yields (name, bytes) of each picture that is not in `have`, once."""
-        paths = ((name, self._root.inside(name)) for name in self._distinct() if name not in have)
-        return _read(self._root.fs, ((name, path) for name, path in paths if path is not None))
+    def read(self, have: Container[str]) -> Iterator[tuple[str, bytes | str]]:
+        """Yields (name, bytes) of each picture that is not in `have`, once; for a refused path the reason."""
+        return _read(self._root.fs, ((name, self._root.inside(name)) for name in self._distinct() if name not in have))
 
     def _distinct(self) -> Iterator[str]:
         """Yields each name once, where it stands first; holds 8 bytes a name."""
@@ -64,7 +64,7 @@ class PicturesOfFolder:
         """Of the names and sizes of all pictures."""
         return joined_fingerprint(self._listed())
 
-    def read(self, have: Container[str]) -> Iterator[tuple[str, bytes]]:
+    def read(self, have: Container[str]) -> Iterator[tuple[str, bytes | str]]:
         """Yields (name, bytes) of each picture of an item that is not in `have`, once."""
         chosen = _Chosen(self._items(), have, self._folder)
         paths = [path for path, _ in self._listed()]
@@ -128,17 +128,20 @@ def stem(path: str) -> str:
     return basename(path).rpartition(".")[0]
 
 
-def _read(fs: "AbstractFileSystem", named: Iterable[tuple[str, str]]) -> Iterator[tuple[str, bytes]]:
+def _read(fs: "AbstractFileSystem", named: Iterable[tuple[str, str | None]]) -> Iterator[tuple[str, bytes | str]]:
     """Yields (name, bytes) in the order of `named`, several read at a time; files that are not there are left out.
 
+    Names without a path come with the reason, before those that are read together with them.
     No more than one byte above the limit is read of a file: that is enough to refuse it.
     """
     together = getattr(fs, "async_impl", False)
     named = iter(named)
     with ThreadPoolExecutor(_THREADS) as pool:
-        while batch := list(islice(named, _AT_ONCE)):
+        while several := list(islice(named, _AT_ONCE)):
+            yield from ((name, _OUTSIDE) for name, path in several if path is None)
+            batch = [(name, path) for name, path in several if path is not None]
             paths = [path for _, path in batch]
-            if together:
+            if together and paths:
                 found = fs.cat_ranges(paths, 0, MAX_BYTES + 1, on_error="return")
             else:
                 found = list(pool.map(lambda path: _content(fs, path), paths))

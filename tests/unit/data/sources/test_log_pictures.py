@@ -82,7 +82,12 @@ def test_paths_that_leave_the_root_are_not_followed(tmp_path: Path) -> None:
         f"file://{tmp_path}/log/a/ok.png",
     ]
     log = source(tmp_path / "log", list(range(len(paths))), paths)
-    assert list(dict(log.pictures(set()))) == paths[-2:]
+    found = dict(log.pictures(set()))
+    refused, read = paths[:7], paths[-2:]
+    assert list(found) == refused + read
+    assert {found[path] for path in refused} == {"refused: no path inside `data.root`"}
+    assert {found[path] for path in read} == {picture(2)}
+    assert list(dict(log.pictures({*refused, read[0]}))) == read[1:]
 
 
 def test_what_lies_beside_a_root_of_the_same_beginning(tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ def test_missing_and_broken_pictures_are_listed_and_counted(tmp_path: Path) -> N
     dataset = made(tmp_path / "out", little_log(tmp_path / "log"))
     reasons = rejected(dataset)
     assert reasons.keys() == {"../../../etc/passwd", *(f"images/{item}.png" for item in (1000, 1001, 1002))}
-    assert "no such picture" in reasons["../../../etc/passwd"]
+    assert reasons["../../../etc/passwd"] == "refused: no path inside `data.root`"
     assert "no such picture" in reasons["images/1000.png"]
     assert reasons["images/1002.png"] == "empty file"
     keys = dataset.items["picture_key"].to_pylist()
