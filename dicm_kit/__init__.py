@@ -25,7 +25,8 @@
 5. `nets/`      all vectors -> logit:  `mlp.py`
 6. `training/`  `module.py` knows the order of 2 to 5;  `loss.py`, `metrics.py`, `slices.py`, `bootstrap.py`,
    `optimizers.py`, `checkpoint.py`, `callbacks.py`, `strategy.py` several ranks, `launcher.py` their start and end,
-   `picture_counts.py`
+   `picture_counts.py`, `warm_start.py` an earlier run's weights: `taking_over.py` piece by piece, `row_values.py` ids,
+   `same_inputs.py`
 7. `artifacts/` what a run leaves behind:  `run_folder.py`, `metrics_file.py`, `predictions.py`, `difference.py` of two
    runs, `results.py`, `picture_costs.py`
 
