@@ -28,6 +28,14 @@ class Pictures:
     dim: int
     """C"""
 
+    @property
+    def fingerprint(self) -> str:
+        """The backbone's: of a trained one, as it starts."""
+        if self.backbone is not None:
+            return self.backbone.fingerprint
+        assert self.features is not None
+        return str(read_features(self.features)["backbone"])
+
     @classmethod
     def of(cls, loaded: LoadedRecipe, dataset: Dataset) -> "Pictures":
         """Extracts what is missing, of the pictures that items have. A frozen backbone is built only for that."""

@@ -14,7 +14,7 @@ import torch
 
 from dicm_kit.artifacts.difference import Difference, Side, contents, differences
 from dicm_kit.artifacts.results import Row, comparison_markdown, print_against, print_comparison
-from dicm_kit.artifacts.run_folder import RECIPE_FILE, claimed, runs_in
+from dicm_kit.artifacts.run_folder import RECIPE_FILE, claimed, earlier_run, runs_in
 from dicm_kit.bench import measure, only_train, print_measured
 from dicm_kit.compare import check_data, compared, plan_file, plan_recipes
 from dicm_kit.data.audit import AUDIT_FILE, complaints, is_audited, text, write_audit
@@ -30,6 +30,7 @@ from dicm_kit.recipe.load import LoadedRecipe, dump, load
 from dicm_kit.recipe.schema import Recipe
 from dicm_kit.session import Session, is_first
 from dicm_kit.training.measure_steps import Measured
+from dicm_kit.training.warm_start import checkpoint_of
 from dicm_kit.whole_file import write_whole
 
 
@@ -41,6 +42,10 @@ def run(loaded: LoadedRecipe, *, resume: bool = False, overwrite: bool = False) 
     """
     recipe, folder = loaded.recipe, Path(loaded.recipe.run_dir)
     source = rehearse(loaded)
+    if recipe.warm_start.run is not None and not resume:  # now, and not after hours of work
+        earlier = earlier_run(Path(recipe.warm_start.run), folder)
+        if earlier is not None:
+            checkpoint_of(earlier)
     with ExitStack() as stack:
         if is_first():
             stack.enter_context(claimed(folder, resume=resume, overwrite=overwrite))

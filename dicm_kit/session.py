@@ -18,10 +18,10 @@ from dicm_kit.artifacts.metrics_file import METRICS_FILE, MetricsFile
 from dicm_kit.artifacts.picture_costs import picture_costs, print_picture_costs
 from dicm_kit.artifacts.predictions import in_order, write_predictions
 from dicm_kit.artifacts.results import print_result
-from dicm_kit.artifacts.run_folder import read_result, write_result
+from dicm_kit.artifacts.run_folder import earlier_run, read_result, write_result
 from dicm_kit.data.collate import ColumnsUsed
 from dicm_kit.data.datamodule import CtrDataModule
-from dicm_kit.data.dataset import Dataset
+from dicm_kit.data.dataset import ColumnInfo, Dataset
 from dicm_kit.errors import RunError
 from dicm_kit.hookspecs import HOOK_API
 from dicm_kit.images.server import ImageServer
@@ -42,8 +42,10 @@ from dicm_kit.training.metrics import RankingMetrics
 from dicm_kit.training.module import CtrModule
 from dicm_kit.training.optimizers import OptimizerPlan
 from dicm_kit.training.picture_counts import CountPictures, PictureCounts
+from dicm_kit.training.row_values import values_by_row, write_row_values
 from dicm_kit.training.slices import TargetSlices
 from dicm_kit.training.strategy import ImageServerStrategy
+from dicm_kit.training.warm_start import WarmStart
 
 
 def is_first() -> bool:
@@ -58,6 +60,7 @@ class Session:
         self.loaded, self.recipe, self.dataset = loaded, loaded.recipe, dataset
         self.folder = Path(loaded.recipe.run_dir)
         pl.seed_everything(self.recipe.seed, workers=True, verbose=False)
+        self.pictures = Pictures.of(loaded, dataset) if self.recipe.images else None
         self.module = self._module()
         self.data = CtrDataModule(
             dataset,
@@ -74,6 +77,9 @@ class Session:
         )
         self.provenance = self._provenance()
         self.progress, self.counted = CtrProgress(), CountPictures()
+        self.warm_start = WarmStart(
+            self.recipe.warm_start.parts, self.provenance, lambda vocab: values_by_row(dataset.vocab_file(vocab))
+        )
         self.trainer = self._trainer()
 
     def resumable(self) -> Path:
@@ -91,7 +97,16 @@ class Session:
         return found
 
     def fit(self, checkpoint: Path | None) -> None:
-        """Trains; Ctrl-C leaves a checkpoint to go on from."""
+        """Trains, from a warm start if asked for; Ctrl-C leaves a checkpoint to go on from."""
+        if is_first():
+            for vocab in sorted({each for each in self.provenance["id_columns"].values() if each}):
+                file = self.dataset.vocab_file(vocab)
+                write_row_values(self.folder, vocab, file, self.provenance["vocabularies"][vocab])
+        given = self.recipe.warm_start.run
+        if given is not None and checkpoint is None:
+            self.warm_start.run = earlier_run(Path(given), self.folder)
+            if self.warm_start.run is None and is_first():
+                print(f"No run in {given} has finished before {self.folder.name}: everything starts fresh.")
         with _interruptible():
             self.trainer.fit(self.module, datamodule=self.data, ckpt_path=checkpoint, weights_only=True)
 
@@ -118,6 +133,8 @@ class Session:
             "impressions_per_second": round(self.progress.impressions_per_second, 1),
             "test": self.module.results["test"],
         }
+        if self.warm_start.report:  # came with the checkpoint
+            result["warm_start"] = self.warm_start.report
         if self.dataset.has_truth:
             result["oracle"] = oracle(self.dataset)
         if self.counted.counts is not None:
@@ -160,9 +177,8 @@ class Session:
 
     def _module(self) -> CtrModule:
         recipe, dataset = self.recipe, self.dataset
-        known = {"user": dataset.user, "target": dataset.item, "context": dataset.context, "history": dataset.item}
-        shapes = {side: {name: info.shape for name, info in known[side].items()} for side in SIDES}
-        pictures = Pictures.of(self.loaded, dataset) if recipe.images else None
+        shapes = {side: {name: info.shape for name, info in of.items()} for side, of in self._columns().items()}
+        pictures = self.pictures
         parts = build_parts(self.loaded, shapes, pictures.dim if pictures else None)
         optimizer = recipe.optimizer
         return CtrModule(
@@ -183,6 +199,10 @@ class Session:
             ),
             slices=TargetSlices(dataset.items["train_count"].to_numpy()),
         )
+
+    def _columns(self) -> dict[str, dict[str, ColumnInfo]]:
+        user, item, context = self.dataset.user, self.dataset.item, self.dataset.context
+        return {"user": user, "target": item, "context": context, "history": item}
 
     def _trainer(self) -> pl.Trainer:
         options, checkpoint = self.recipe.trainer, self.recipe.checkpoint
@@ -210,7 +230,7 @@ class Session:
             check_val_every_n_epoch=None if options.validate_every else 1,
             num_sanity_val_steps=0,
             logger=_logger(options.logger, self.folder),
-            callbacks=[checkpoints, self.progress, self.counted],
+            callbacks=[checkpoints, self.warm_start, self.progress, self.counted],
             enable_checkpointing=True,
             enable_model_summary=False,
             use_distributed_sampler=False,
@@ -226,6 +246,13 @@ class Session:
                 name: hashlib.sha256(self.dataset.vocab_file(name).read_bytes()).hexdigest()[:16]
                 for name in vocabularies
             },
+            "id_columns": {
+                f"{side}.{column}": info.vocab
+                for side, known in self._columns().items()
+                for column in getattr(self.recipe.features, side)
+                if (info := known[column]).kind != "number"
+            },
+            "backbone": self.pictures.fingerprint if self.pictures else None,
             "plugins": {plugin.name: plugin.version for plugin in self.loaded.registry.plugins},
             "hook_api": HOOK_API,
             "dicm_kit": __version__,

@@ -4,6 +4,7 @@
 recipe.yaml               the recipe with every key, written before anything runs
 metrics.csv               what was logged
 checkpoints/              step-*.ckpt, best.ckpt, last.ckpt
+vocab/                    which id each row of the id tables stands for: what a later run's warm start goes by
 test_predictions.parquet  every impression of the test split with its logit
 test.json                 written last: a folder with it is a finished run
 against-*.json            differences to other runs, where asked for
@@ -20,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dicm_kit.errors import RunError
+from dicm_kit.errors import RunError, some
 from dicm_kit.whole_file import write_whole
 
 RECIPE_FILE = "recipe.yaml"
@@ -81,6 +82,30 @@ def runs_in(folder: Path) -> list[Path]:
             todo="See `dicm run --help`.",
         )
     return sorted(seeds, key=seeds.__getitem__)
+
+
+def earlier_run(given: Path, run_dir: Path) -> Path | None:
+    """Returns the run folder or checkpoint that `warm_start.run` means; None: there is none yet.
+
+    Where `given` is the folder that `run_dir` is in, it is the last finished run there before `run_dir`, by name: a run
+    that is made again later, or while another one trains, starts from the same one.
+
+    Raises:
+        RunError: it is none of the three.
+    """
+    if given.is_file() or (given / RECIPE_FILE).is_file():
+        return given
+    here = run_dir.resolve()
+    if given.resolve() == here.parent:
+        finished = [file.parent for file in given.glob(f"*/{RESULT_FILE}") if (file.parent / RECIPE_FILE).is_file()]
+        return max((each for each in finished if each.name < here.name), default=None)
+    held = sorted(file.parent.name for file in given.glob(f"*/{RECIPE_FILE}"))
+    inside = f" It holds runs: {some(held)}." if held else ""
+    raise RunError(
+        f"there is no such run: no {RECIPE_FILE} in it" if given.is_dir() else "there is no such run",
+        where=f"warm_start.run: {given}",
+        todo=f"Name an earlier run's folder, or the one that run_dir is in: {run_dir.parent}.{inside}",
+    )
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:

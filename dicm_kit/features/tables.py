@@ -53,6 +53,22 @@ def sparse_parameters(module: nn.Module) -> list[nn.Parameter]:
     return list(found)
 
 
+def id_tables(module: nn.Module) -> dict[str, nn.Embedding | nn.EmbeddingBag]:
+    """Returns the tables in `module`, a plugin's own included, by the name of their rows in its state dict."""
+    return {
+        f"{name}.weight": each
+        for name, each in module.named_modules()
+        if isinstance(each, nn.Embedding | nn.EmbeddingBag)
+    }
+
+
+@torch.no_grad()
+def set_rows(table: nn.Embedding | nn.EmbeddingBag, rows_K: Tensor, vectors_KD: Tensor) -> None:
+    """Puts vectors into the rows of a table; the other rows stay as they are."""
+    weight = table.weight
+    weight.index_copy_(0, rows_K.to(weight.device), vectors_KD.to(weight.device, weight.dtype))
+
+
 def hash_rows(values: Tensor, buckets: int) -> Tensor:
     """Returns rows 1..buckets of 64-bit hashes, by remainder; hash 0 means "no value" and keeps row 0 to itself."""
     return torch.where(values == 0, 0, 1 + torch.remainder(values, buckets))

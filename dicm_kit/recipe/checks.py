@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
+from pathlib import Path as FilePath
 from typing import Any
 
 from dicm_kit.errors import did_you_mean, some
-from dicm_kit.recipe.schema import AggregatorSection, Recipe
+from dicm_kit.recipe.schema import WARM_PARTS, AggregatorSection, Recipe
 from dicm_kit.recipe.typed import Path, dotted
 
 
@@ -31,6 +32,7 @@ def findings(recipe: Recipe, bad: set[Path]) -> Iterator[Finding]:
     yield from _pictures(recipe, good)
     yield from _standardized(recipe, good)
     yield from _queries(recipe, bad)
+    yield from _warm_start(recipe, good)
 
 
 # Smallest value of each number; a value that may be null is only judged when it is given.
@@ -278,3 +280,27 @@ def _query_help(query: str, known: list[str], without: str | None) -> str:
         return f"Set `images.target: true`, or drop the query{f': `{without}`' if without else ''}."
     near = did_you_mean(query, known)
     return f"{f'{near} ' if near else ''}Queries here: {some(known, 20) if known else 'none'}."
+
+
+def _warm_start(recipe: Recipe, good: Callable[..., bool]) -> Iterator[Finding]:
+    start, path = recipe.warm_start, ("warm_start", "parts")
+    if start.run is not None and good("warm_start.run", "run_dir"):
+        given, own = FilePath(start.run).resolve(), FilePath(recipe.run_dir).resolve()
+        if own in (given, given.parent.parent if given.suffix == ".ckpt" else None):
+            todo = "Give this run a folder of its own: `run_dir=OTHER`."
+            yield Finding(("warm_start", "run"), "`warm_start.run` is this run's own folder, `run_dir`", todo)
+    if start.parts == "all" or not good("warm_start.parts", "features", "interest"):
+        return
+    if start.run is not None and not start.parts:
+        todo = "Name what to take over, or start fresh: `warm_start.run=null`."
+        yield Finding(path, "`warm_start.parts` is empty, so `warm_start.run` has no effect", todo)
+    single = [f"interest.{slot}" for slot in ("ids", "images") if getattr(recipe.interest, slot)]
+    for side in ("user", "target", "context", "history"):
+        single += [f"{side}.{column}" for column in getattr(recipe.features, side) or {}]
+    for index, part in enumerate(start.parts):
+        if part not in (*WARM_PARTS, *single):
+            near = did_you_mean(part, [*WARM_PARTS, *single])
+            listed = (
+                f"Parts: {', '.join(WARM_PARTS)}, or `warm_start.parts=all`; here also {some(single, 20) or 'none'}."
+            )
+            yield Finding((*path, index), f"`{part}` is no part of this model", f"{f'{near} ' if near else ''}{listed}")

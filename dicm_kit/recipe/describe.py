@@ -169,6 +169,10 @@ def plan(loaded: LoadedRecipe) -> str:
         ("training", f"{length}{steps}, batches of {recipe.batch_size}, {_where(recipe)}, {trainer.precision}"),
         ("run", f"{recipe.run_dir}{' (there already)' if Path(recipe.run_dir).exists() else ''}"),
     ]
+    if recipe.warm_start.run is not None:
+        parts = recipe.warm_start.parts
+        taken = parts if isinstance(parts, str) else ", ".join(parts)
+        rows.insert(-1, ("warm start", f"{taken} of {recipe.warm_start.run}"))
     if recipe.plugins:
         rows.insert(0, ("plugins", ", ".join(str(each) for each in loaded.registry.plugins[1:])))
     return "\n".join([*_table(rows), *(f"  note: {note}" for note in loaded.notes)])

@@ -11,6 +11,8 @@ from dicm_kit.data.options import GroupOptions, HistoryOptions, NegativeOptions,
 
 FORMAT = 1
 """The recipe format; raised when a key changes its meaning."""
+WARM_PARTS = ("images", "interest", "net", "numbers", "ids")
+"""The words of `warm_start.parts`, beside `all` and single names."""
 
 
 @dataclass(kw_only=True)
@@ -224,6 +226,19 @@ class OptimizerSection:
 
 
 @dataclass(kw_only=True)
+class WarmStartSection:
+    """What training starts from. Optimizer, learning rates and random numbers start fresh in any case."""
+
+    run: str | None = None
+    """An earlier run's folder (its best checkpoint is taken) or a checkpoint in it; or the folder that `run_dir` is in:
+    the last finished run in it before this one, by name; null: everything starts fresh."""
+    parts: Literal["all"] | list[str] = field(default_factory=lambda: ["images", "interest", "net", "numbers"])
+    """What is taken over: `images` (embedder, trained backbone), `interest`, `net`, `numbers` (encoders of numbers),
+    `ids` (tables of id, ids and hash columns, row by row of the ids that both runs know), a single one (`interest.ids`,
+    `user.user_id`), or `all`. The default is the paper's partial warm-up: everything but ids."""
+
+
+@dataclass(kw_only=True)
 class TrainerSection:
     """How long, where and how exactly to train."""
 
@@ -291,6 +306,8 @@ class Recipe:
     """What turns all vectors into the click's log-odds."""
     optimizer: OptimizerSection = field(default_factory=OptimizerSection)
     """How weights change."""
+    warm_start: WarmStartSection = field(default_factory=WarmStartSection)
+    """What training starts from."""
     trainer: TrainerSection = field(default_factory=TrainerSection)
     """How long, where and how exactly to train."""
     checkpoint: CheckpointSection = field(default_factory=CheckpointSection)

@@ -31,8 +31,9 @@ CHECKPOINTS = "checkpoints"
 """The folder in a run folder."""
 
 Provenance = dict[str, Any]
-"""Where a checkpoint comes from, as plain values: `recipe` (text), `vocabularies` (name -> fingerprint), `plugins`
-(name -> version), `hook_api`."""
+"""Where a checkpoint comes from, as plain values: `recipe` (text), `vocabularies` (name -> fingerprint), `id_columns`
+("user.city" -> vocabulary, None for a hash), `backbone` (fingerprint, or None), `plugins` (name -> version),
+`hook_api`."""
 
 
 class Checkpoints(Checkpoint):
@@ -385,22 +386,34 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
+def best_in(run_dir: Path) -> Path | None:
+    """Returns the best checkpoint of a run folder, the last one where no best was kept, or None when it has neither."""
+    paths = (run_dir / CHECKPOINTS / name for name in ("best.ckpt", "last.ckpt"))
+    return next((path for path in paths if path.is_file()), None)
+
+
 def check_provenance(path: Path, here: Provenance) -> None:
     """Refuses a checkpoint of another plugin API or other vocabularies; warns of plugins in another version."""
     made = read_checkpoint(path)["dicm"]["provenance"]
-    if made.get("hook_api") != here.get("hook_api"):
-        raise RunError(
-            f"was made with plugin API {made.get('hook_api')}, this dicm_kit speaks {here.get('hook_api')}",
-            where=str(path),
-            todo="Use the dicm_kit that made it, or train anew.",
-        )
+    check_plugins(path, made, here)
     vocabularies, known = here.get("vocabularies", {}), made.get("vocabularies", {})
     other = [name for name, fingerprint in vocabularies.items() if known.get(name) != fingerprint]
     if other:
         raise RunError(
             f"was trained with other vocabularies than the dataset has: {some(other)}",
             where=str(path),
-            todo="Its id tables would be read by the wrong rows. Use the dataset it was trained on, or train anew.",
+            todo="Its id tables would be read by the wrong rows. Use the dataset it was trained on, or train anew; "
+            "`warm_start.run` takes rows over by value.",
+        )
+
+
+def check_plugins(path: Path, made: Provenance, here: Provenance) -> None:
+    """Refuses a checkpoint of another plugin API; warns of plugins in another version."""
+    if made.get("hook_api") != here.get("hook_api"):
+        raise RunError(
+            f"was made with plugin API {made.get('hook_api')}, this dicm_kit speaks {here.get('hook_api')}",
+            where=str(path),
+            todo="Use the dicm_kit that made it, or train anew.",
         )
     for name, version in here.get("plugins", {}).items():
         if made.get("plugins", {}).get(name) != version:

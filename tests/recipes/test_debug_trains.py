@@ -58,7 +58,7 @@ def by_step(folder: Path) -> dict[int, float]:
 def test_the_run_folder_holds_the_whole_result(shop: Path) -> None:
     folder = shop / "run"
     assert {path.name for path in folder.iterdir()} == {
-        ".lock", "recipe.yaml", "metrics.csv", "checkpoints", "test_predictions.parquet", "test.json"
+        ".lock", "recipe.yaml", "metrics.csv", "checkpoints", "vocab", "test_predictions.parquet", "test.json"
     }  # fmt: skip
     result = json.loads((folder / "test.json").read_text())
     assert (result["run_dir"], result["dataset"]) == (str(folder), str(shop / "data"))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dicm_kit.artifacts.run_folder import claimed, read_result, runs_in, write_result
+from dicm_kit.artifacts.run_folder import claimed, earlier_run, read_result, runs_in, write_result
 from dicm_kit.errors import RunError
 from dicm_kit.whole_file import write_whole
 
@@ -151,3 +151,30 @@ def test_runs_below_are_runs_of_their_own(below: str, tmp_path: Path) -> None:
         claim(tmp_path)
     assert claim(tmp_path, overwrite=True) == {Path(below).parts[0]}
     assert (tmp_path / below / "recipe.yaml").is_file()
+
+
+def test_yesterdays_run_is_the_last_finished_one_before(tmp_path: Path) -> None:
+    runs = tmp_path / "daily"
+    today = runs / "2026-11-24"
+    assert earlier_run(runs, today) is None, "the first day: there is nothing yet"
+    for day, result in (("2026-11-20", True), ("2026-11-22", True), ("2026-11-23", False), ("2026-11-25", True)):
+        (runs / day).mkdir(parents=True)
+        write_whole(runs / day / "recipe.yaml", "dicm: 1\n")
+        if result:
+            write_result(runs / day, {})
+    assert earlier_run(runs, today) == runs / "2026-11-22", "the 23rd has not finished; the 25th comes later"
+    assert earlier_run(runs, runs / "2026-11-20") is None
+    assert earlier_run(runs / "2026-11-23", today) == runs / "2026-11-23", "named, it need not have finished"
+    checkpoint = runs / "2026-11-23/last.ckpt"
+    checkpoint.write_bytes(b"weights")
+    assert earlier_run(checkpoint, today) == checkpoint
+
+
+def test_a_run_that_is_not_there(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        write_whole(tmp_path / "runs" / name / "recipe.yaml", "dicm: 1\n")
+    with pytest.raises(RunError, match=r"warm_start.run: .*runs/c: there is no such run\n"):
+        earlier_run(tmp_path / "runs/c", tmp_path / "today")
+    with pytest.raises(RunError, match=r"runs: there is no such run: no recipe.yaml in it\n\n.* It holds runs: a, b\."):
+        earlier_run(tmp_path / "runs", tmp_path / "today")

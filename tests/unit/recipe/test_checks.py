@@ -42,6 +42,10 @@ CASES = {
     "standardize_trained": ["images.embedder.standardize=true", "images.backbone.trainable=last_block"],
     "shuffle": ["images.shuffle=-1"],
     "monitor_without_validation": ["data.split.validation=0"],
+    "warm_start_parts": ["warm_start.parts=[image, net, user.userid, history.item_id]"],
+    "warm_start_nothing": ["warm_start.run=runs/earlier", "warm_start.parts=[]"],
+    "warm_start_of_itself": ["warm_start.run=runs/own/checkpoints/last.ckpt", "run_dir=runs/../runs/own"],
+    "warm_start_word": ["warm_start.parts=everything"],
 }
 
 
@@ -60,6 +64,10 @@ def test_what_does_not_fit(case: str, tmp_path: Path, golden: Callable[[str, str
         ["images.history=false", "interest.images=null"],  # target only
         ["images.target=false", "interest.images.queries=[target.item_id]"],  # history only
         ["images.shuffle=0"],
+        ["warm_start.run=runs/earlier"],
+        ["warm_start.run=runs/earlier", "warm_start.parts=all"],
+        ["warm_start.run=runs/earlier", "warm_start.parts=[ids, net, interest.images, target.item_id]"],
+        ["images=null", "interest.images=null", "warm_start.run=runs/earlier"],  # nothing of `images` is no mistake
         ["images.embedder.standardize=true", "images.backbone.trainable=none"],
         ["images.embedder.standardize=false", "images.backbone.trainable=all"],
         ["interest.images.queries=[user.user_id, target.picture]", "images.target=false"],
