@@ -93,6 +93,16 @@ class ShardedTable(nn.Module):
         """Returns the partition of each row that this rank holds."""
         return partition(self.row_V, PARTITIONS)
 
+    @torch.no_grad()
+    def set_rows(self, row_K: Int[Tensor, " K"], vectors_KD: Float[Tensor, "K D"]) -> None:
+        """Puts vectors into the rows, those that this rank holds; the other rows stay as they are."""
+        if len(self.row_V) == 0:
+            return
+        place_K = torch.searchsorted(self.row_V, row_K).clamp(max=len(self.row_V) - 1)
+        mine_K = self.row_V[place_K] == row_K
+        weight = self.weight
+        weight.index_copy_(0, place_K[mine_K].to(weight.device), vectors_KD[mine_K].to(weight.device, weight.dtype))
+
     def forward(self, ids: Tensor) -> Tensor:
         """Returns rows [..., D] of int64 ids [...]. Collective where several ranks share the table."""
         vectors_UD, inverse_K = self._fetch(ids.reshape(-1))

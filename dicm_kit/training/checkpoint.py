@@ -358,7 +358,7 @@ def find_resumable(run_dir: Path) -> Path | None:
         with suppress(RunError):
             checkpoint = read_checkpoint(path)
             tables = checkpoint["dicm"].get("tables")
-            if tables is None or not missing_files(path.parent / tables["folder"], tables["names"]):
+            if tables is None or not missing_files(path.parent / tables["folder"], tables["sizes"]):
                 found.append((checkpoint["global_step"], path.stat().st_mtime, path))
     return max(found)[2] if found else None
 

@@ -1,13 +1,19 @@
 """Sharded tables beside a checkpoint: a safetensors file per table and partition, for any number of ranks."""
 
 import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dicm_kit.errors import RunError
-from dicm_kit.features.sharded import PARTITIONS, ShardedTable, sharded_tables
+from dicm_kit.features.sharded import PARTITIONS, sharded_tables
+
+_CHUNK = 2**20  # rows of a replicated table at a time
 
 
 def write_tables(module: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> None:
@@ -44,7 +50,7 @@ def read_tables(module: nn.Module, optimizer: torch.optim.Optimizer | None, fold
         filled = 0
         with torch.no_grad():
             for part in table.partitions():
-                tensors = _read(table_file(folder, name, part), table)
+                tensors = _read(table_file(folder, name, part), table.num_rows, table.dim)
                 place_V = torch.searchsorted(table.row_V, tensors.pop("row"))
                 filled += len(place_V)
                 weight[place_V.to(weight.device)] = tensors.pop("weight").to(weight.device)
@@ -62,18 +68,53 @@ def read_tables(module: nn.Module, optimizer: torch.optim.Optimizer | None, fold
             )
 
 
+@dataclass(frozen=True)
+class OldRows:
+    """The rows of an id table in a checkpoint, replicated or sharded."""
+
+    size: tuple[int, ...]
+    chunks: Callable[[], Iterator[tuple[Tensor, Tensor]]]
+    """Gives (row numbers [V], vectors [V, D]), a part of the rows at a time: they may be many."""
+
+
+def rows_in(path: Path, checkpoint: dict[str, Any]) -> dict[str, OldRows]:
+    """Returns the rows of every table by the name of its tensor, and of every other tensor of two dimensions too."""
+    found = {
+        name: OldRows(tuple(value.shape), partial(_slices, value))
+        for name, value in checkpoint["state_dict"].items()
+        if value.ndim == 2
+    }
+    tables = checkpoint["dicm"].get("tables", {"folder": "", "sizes": {}})
+    folder = path.parent / tables["folder"]
+    for name, size in tables["sizes"].items():
+        found[f"{name}.rows.weight"] = OldRows(tuple(size), partial(_parts, folder, name, tuple(size)))
+    return found
+
+
+def _slices(rows_RD: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    for first in range(0, len(rows_RD), _CHUNK):
+        part_VD = rows_RD[first : first + _CHUNK]
+        yield torch.arange(first, first + len(part_VD)), part_VD
+
+
+def _parts(folder: Path, name: str, size: tuple[int, int]) -> Iterator[tuple[Tensor, Tensor]]:
+    for part in range(PARTITIONS):
+        tensors = _read(table_file(folder, name, part), *size)
+        yield tensors["row"], tensors["weight"]
+
+
 def table_file(folder: Path, name: str, part: int) -> Path:
     """Returns where a partition of a table is."""
     return folder / name / f"part-{part:04d}.safetensors"
 
 
-def missing_files(folder: Path, names: list[str]) -> list[Path]:
+def missing_files(folder: Path, names: Iterable[str]) -> list[Path]:
     """Returns the files that should be there and are not."""
     files = [table_file(folder, name, part) for name in names for part in range(PARTITIONS)]
     return [path for path in files if not path.is_file()]
 
 
-def _read(path: Path, table: ShardedTable) -> dict[str, torch.Tensor]:
+def _read(path: Path, num_rows: int, dim: int) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -84,8 +125,8 @@ def _read(path: Path, table: ShardedTable) -> dict[str, torch.Tensor]:
         raise RunError("a partition of a sharded table is missing", where=str(path), todo=todo) from None
     except (SafetensorError, OSError) as error:
         raise RunError(f"cannot be read: {error}", where=str(path), todo=todo) from error
-    if "row" not in tensors or "weight" not in tensors or tensors["weight"].shape[1:] != (table.dim,):
-        raise RunError(f"is not of a table of width {table.dim}", where=str(path), todo=todo)
-    if len(tensors["row"]) and int(tensors["row"].max()) >= table.num_rows:
-        raise RunError(f"has rows beyond the table's {table.num_rows:,}", where=str(path), todo=todo)
+    if "row" not in tensors or "weight" not in tensors or tensors["weight"].shape[1:] != (dim,):
+        raise RunError(f"is not of a table of width {dim}", where=str(path), todo=todo)
+    if len(tensors["row"]) and int(tensors["row"].max()) >= num_rows:
+        raise RunError(f"has rows beyond the table's {num_rows:,}", where=str(path), todo=todo)
     return tensors

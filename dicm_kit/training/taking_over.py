@@ -11,19 +11,20 @@ import yaml
 from torch import Tensor, nn
 
 from dicm_kit.errors import RunError, some
+from dicm_kit.features.sharded import ShardedTable, sharded_tables
 from dicm_kit.features.tables import id_tables, set_rows
 from dicm_kit.training.checkpoint import Provenance
 from dicm_kit.training.module import CtrModule
 from dicm_kit.training.row_values import matched, read_row_values
 from dicm_kit.training.same_inputs import other_inputs, section_of
+from dicm_kit.training.table_files import OldRows
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 Tensors = dict[str, Tensor]
 """By their names in the state dict."""
-_ROWS = 2**20
-"""Rows copied at a time: a table may be as large as half the memory."""
+Table = nn.Embedding | nn.EmbeddingBag | ShardedTable
 
 
 class Misfit(Exception):  # noqa: N818
@@ -87,6 +88,8 @@ class Both:
     here: Provenance
     old_state: Tensors
     there: Provenance
+    old_rows: Mapping[str, OldRows]
+    """Of the earlier model's id tables, by the names of their tensors."""
     old_run: Path
     values: Callable[[str], "pa.ChunkedArray"]
     """Gives the values of this run's vocabularies by row."""
@@ -130,36 +133,37 @@ class Both:
     def _ids(self, piece: Piece, new: Tensors, old: Tensors) -> Move:
         """Returns the rows of ids that both know, to be copied; what else an encoder has is copied as it is."""
         assert piece.encoder is not None, "ids are columns"
-        tables = {f"{piece.prefixes[0]}{name}": table for name, table in id_tables(piece.encoder).items()}
+        tables = _tables(piece)
+        there = {name: self.old_rows[name] for name in tables if name in self.old_rows}
+        for name, table in tables.items():
+            if name not in there or there[name].size[1:] != _size_of(table)[1:]:
+                width = f"{_size(there[name].size[1:])} wide" if name in there else "not"
+                raise Misfit(f"{_short(name)} is {width} there, {_size(_size_of(table)[1:])} wide here")
+        rest, old_rest = ({name: value for name, value in each.items() if name not in tables} for each in (new, old))
+        _same_shapes(rest, old_rest)
         vocabulary = self.here["id_columns"][piece.name]
         if vocabulary is None:  # row 7 is that of the same hashes everywhere
-            _same_shapes(new, old)
-            rows = max((len(new[name]) for name in tables), default=0)
-            return Move(f"ids: all {rows:,} rows of {piece.name}, by hash", partial(_copy, new, old))
-        rest = {name: value for name, value in new.items() if name not in tables}
-        _same_shapes(rest, {name: value for name, value in old.items() if name not in tables})
+            for name, table in tables.items():
+                if there[name].size != _size_of(table):
+                    raise Misfit(f"{_short(name)} is {_size(there[name].size)} there, {_size(_size_of(table))} here")
+            rows = max((_size_of(table)[0] for table in tables.values()), default=0)
+            same = {name: torch.arange(_size_of(table)[0]) for name, table in tables.items()}
+            line = f"ids: all {rows:,} rows of {piece.name}, by hash"
+            return Move(line, partial(_copy_rows, tables, there, same, same, rest, old_rest))
         before, now = self._ids_there(piece.name), self.values(vocabulary)
         if before.type != now.type:
             raise Misfit(f"its ids are {_kind(before)} there, {_kind(now)} here")
-        for name in tables:
-            if name not in old or new[name].shape[1:] != old[name].shape[1:]:
-                width = f"{_size(old[name].shape[1:])} wide" if name in old else "not"
-                raise Misfit(f"{_short(name)} is {width} there, {_size(new[name].shape[1:])} wide here")
-        for name, value in new.items():
-            by_id = (len(value) == len(now), len(old[name]) == len(before)) if value.ndim else (False, False)
-            if by_id != ((True, True) if name in tables else (False, False)):
-                what = f"rows of {_short(name)} cannot be matched to ids"
-                raise Misfit(f"{what}: that takes an nn.Embedding with a row for each, and nothing else of that length")
+        for name, table in tables.items():
+            if (_size_of(table)[0], there[name].size[0]) != (len(now), len(before)):
+                raise Misfit(_no_row_for_each(name))
+        for name, value in rest.items():
+            if value.ndim and (len(value) == len(now) or len(old[name]) == len(before)):
+                raise Misfit(_no_row_for_each(name))
         rows_here_K, rows_there_K = matched(before, now)
-
-        def copy() -> None:
-            for name, table in tables.items():
-                for here_K, there_K in zip(rows_here_K.split(_ROWS), rows_there_K.split(_ROWS), strict=True):
-                    set_rows(table, here_K, old[name].index_select(0, there_K))
-            _copy(rest, old)
-
+        of_here, of_there = dict.fromkeys(tables, rows_here_K), dict.fromkeys(tables, rows_there_K)
         known = len(rows_here_K) - 1
-        return Move(f"ids: {known:,} of {len(now) - 1:,} rows of {piece.name} known", copy, known)
+        line = f"ids: {known:,} of {len(now) - 1:,} rows of {piece.name} known"
+        return Move(line, partial(_copy_rows, tables, there, of_here, of_there, rest, old_rest), known)
 
     def _ids_there(self, column: str) -> "pa.ChunkedArray":
         vocabulary = self.there.get("id_columns", {}).get(column)
@@ -169,6 +173,46 @@ class Both:
             return read_row_values(self.old_run, vocabulary, self.there["vocabularies"][vocabulary])
         except RunError as error:
             raise Misfit(str(error)) from error
+
+
+def _tables(piece: Piece) -> dict[str, Table]:
+    """Returns its id tables by the names of their tensors; a sharded one by what its tensor would be called."""
+    assert piece.encoder is not None, "ids are columns"
+    tables: dict[str, Table] = {f"{piece.prefixes[0]}{name}": each for name, each in id_tables(piece.encoder).items()}
+    sharded = sharded_tables(piece.encoder)
+    return tables | {f"{piece.prefixes[0]}{name}.rows.weight": each for name, each in sharded.items()}
+
+
+def _size_of(table: Table) -> tuple[int, ...]:
+    return (table.num_rows, table.dim) if isinstance(table, ShardedTable) else tuple(table.weight.shape)
+
+
+def _no_row_for_each(name: str) -> str:
+    what = f"rows of {_short(name)} cannot be matched to ids"
+    return f"{what}: that takes an nn.Embedding with a row for each, and nothing else of that length"
+
+
+def _copy_rows(
+    tables: Mapping[str, Table],
+    there: Mapping[str, OldRows],
+    rows_here: Mapping[str, Tensor],
+    rows_there: Mapping[str, Tensor],
+    rest: Tensors,
+    old_rest: Tensors,
+) -> None:
+    """Copies row `rows_there[name][k]` of each earlier table into row `rows_here[name][k]`, and the rest as it is."""
+    for name, table in tables.items():
+        there_K, order_K = rows_there[name].sort()
+        here_K = rows_here[name][order_K]
+        for row_V, vectors_VD in there[name].chunks():
+            place_V = torch.searchsorted(there_K, row_V).clamp(max=max(0, len(there_K) - 1))
+            known_V = (there_K[place_V] == row_V) if len(there_K) else torch.zeros(len(row_V), dtype=torch.bool)
+            here_U, vectors_UD = here_K[place_V[known_V]], vectors_VD[known_V]
+            if isinstance(table, ShardedTable):
+                table.set_rows(here_U, vectors_UD)
+            else:
+                set_rows(table, here_U, vectors_UD)
+    _copy(rest, old_rest)
 
 
 def _same_shapes(new: Tensors, old: Tensors) -> None:

@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from dicm_kit.errors import RunError, some
 from dicm_kit.training.checkpoint import Provenance, best_in, check_plugins, read_checkpoint
 from dicm_kit.training.module import CtrModule
+from dicm_kit.training.table_files import rows_in
 from dicm_kit.training.taking_over import Both, Misfit, Move, pieces_of
 
 if TYPE_CHECKING:
@@ -83,7 +84,8 @@ def take_over(
     content = read_checkpoint(checkpoint)
     there: Provenance = content["dicm"]["provenance"]
     check_plugins(checkpoint, there, here)
-    both = Both(module.state_dict(), here, content["state_dict"], there, checkpoint.parent.parent, values)
+    old_rows = rows_in(checkpoint, content)
+    both = Both(module.state_dict(), here, content["state_dict"], there, old_rows, checkpoint.parent.parent, values)
     moves: dict[str, Move] = {}
     misfits, fresh = [], []
     for piece in pieces_of(module, here["id_columns"]):

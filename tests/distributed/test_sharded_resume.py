@@ -41,8 +41,8 @@ def state(folder: Path, run_dir: str) -> dict[str, torch.Tensor]:
     checkpoint = read_checkpoint(path)
     tensors = dict(checkpoint["state_dict"])
     tables = checkpoint["dicm"]["tables"]
-    assert tables["names"]
-    for name in tables["names"]:
+    assert tables["sizes"]
+    for name in tables["sizes"]:
         parts = [load_file(each) for each in sorted((path.parent / tables["folder"] / name).iterdir())]
         joined = {key: torch.cat([part[key] for part in parts if key in part]) for key in parts[0]}
         order = joined.pop("row").argsort()
