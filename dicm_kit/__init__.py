@@ -25,9 +25,9 @@
 5. `nets/`      all vectors -> logit:  `mlp.py`
 6. `training/`  `module.py` knows the order of 2 to 5;  `loss.py`, `metrics.py`, `slices.py`, `bootstrap.py`,
    `optimizers.py`, `checkpoint.py`, `callbacks.py`, `strategy.py` several ranks, `launcher.py` their start and end,
-   `table_files.py` rows of sharded tables on disk, `picture_counts.py`, `measure_steps.py` and `part_clock.py` where a
-   step's time goes, `warm_start.py` an earlier run's weights: `taking_over.py` piece by piece, `row_values.py` ids,
-   `same_inputs.py`
+   `sparse_gradients.py` their mean, `table_files.py` rows of sharded tables on disk, `picture_counts.py`,
+   `measure_steps.py` and `part_clock.py` where a step's time goes, `warm_start.py` an earlier run's weights:
+   `taking_over.py` piece by piece, `row_values.py` ids, `same_inputs.py`
 7. `artifacts/` what a run leaves behind:  `run_folder.py`, `metrics_file.py`, `predictions.py`, `difference.py` of two
    runs, `results.py`, `picture_costs.py`
 

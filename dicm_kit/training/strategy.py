@@ -1,5 +1,6 @@
 """`image_server`: Lightning's `ddp`, with the pictures shared out over the ranks (the paper's AMS, section 5)."""
 
+import atexit
 import os
 import socket
 import sys
@@ -11,7 +12,6 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
-from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from dicm_kit.errors import DicmError, RankError
@@ -21,6 +21,7 @@ from dicm_kit.features.tables import sparse_parameters
 from dicm_kit.images.server import ImageServer
 from dicm_kit.training.launcher import PatientLauncher
 from dicm_kit.training.module import CtrModule
+from dicm_kit.training.sparse_gradients import average_sparse
 
 NAME = "image_server"
 """In Lightning's registry, and in a recipe's `trainer.strategy`."""
@@ -53,9 +54,13 @@ class ImageServerStrategy(DDPStrategy):
         super().__init__(**options)
         self._silence_timeout = silence_timeout
         self._groups: list[torch.distributed.ProcessGroup] = []
+        self._table_group: torch.distributed.ProcessGroup | None = None
+        self._replicated: list[torch.nn.Parameter] = []
+        """Id tables that every rank has whole."""
         self._heartbeat: Heartbeat | None = None
         self._trainer: pl.Trainer | None = None
         self._phase = ""
+        self._has_failed = False
 
     # --- ranks that fall silent ---
 
@@ -71,6 +76,7 @@ class ImageServerStrategy(DDPStrategy):
     def setup_environment(self) -> None:
         """Makes the process group, and lets all ranks hear each other from here until `teardown`."""
         super().setup_environment()
+        atexit.register(self._end)
         self._heartbeat = Heartbeat.meet(self._address(), self._silence_timeout, self._where, self._give_up)
 
     @contextmanager
@@ -104,8 +110,14 @@ class ImageServerStrategy(DDPStrategy):
         doing = self._phase or _STAGES.get(str(trainer.state.stage and trainer.state.stage.value), "start")
         return f"step {trainer.global_step}, {doing}" + (f", exchange of {leg}" if leg else "")
 
+    def _end(self) -> None:
+        """Ends gloo's threads before the interpreter goes, as Lightning does with NCCL's; unless one may be stuck."""
+        if not self._has_failed and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
     def _explain(self, error: BaseException) -> RankError | None:
         """Returns what a rank's exception comes from, where that is another rank; tells the others of its own."""
+        self._has_failed = True
         heartbeat = self._heartbeat
         if heartbeat is None:
             return None
@@ -178,14 +190,19 @@ class ImageServerStrategy(DDPStrategy):
         assert module is not None, "Lightning connects the module first"
         for server in _servers(module):
             server.spread(self._new_group())
-        tables = sharded_tables(module)
-        if tables:
-            group = self._new_group()
-            for table in tables.values():
-                table.hold(group)
-            DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
-                module, [f"{name}.rows.weight" for name in tables]
-            )
+        sharded = sharded_tables(module)
+        group = self._new_group()
+        for table in sharded.values():
+            table.hold(group)
+        apart = {id(table.weight) for table in sharded.values()}
+        self._replicated = [each for each in sparse_parameters(module) if id(each) not in apart]
+        for each in self._replicated:  # as DDP does with what it averages
+            torch.distributed.broadcast(each.detach(), src=0, group=group)
+        self._table_group = group
+        of_tables = apart | {id(each) for each in self._replicated}
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
+            module, [name for name, each in module.named_parameters() if id(each) in of_tables]
+        )
         super().setup(trainer)
 
     def _new_group(self) -> torch.distributed.ProcessGroup:
@@ -193,6 +210,12 @@ class ImageServerStrategy(DDPStrategy):
         assert isinstance(group, torch.distributed.ProcessGroup), "every rank is in it"
         self._groups.append(group)
         return group
+
+    def average_tables(self) -> None:
+        """Averages the gradients of replicated id tables over the ranks; `CtrModule` calls it before each step."""
+        assert self._table_group is not None, "`setup` comes first"
+        if self._replicated:
+            average_sparse(self._replicated, self._table_group)
 
     def configure_ddp(self) -> None:
         """Wraps the module, and lets DDP settle its buckets."""
@@ -215,7 +238,7 @@ class ImageServerStrategy(DDPStrategy):
             server.part()
         for group in self._groups:
             torch.distributed.destroy_process_group(group)
-        self._groups = []
+        self._groups, self._table_group = [], None
 
 
 def _settle_buckets(ddp: DistributedDataParallel) -> None:
@@ -224,15 +247,11 @@ def _settle_buckets(ddp: DistributedDataParallel) -> None:
     Collective. No gradient stays behind.
     """
     module = ddp.module
-    sparse = {id(each) for each in sparse_parameters(module)}
-    apart = {id(each.weight) for each in sharded_tables(module).values()}
-    trained = [each for each in module.parameters() if each.requires_grad and id(each) not in apart]
+    ignored = set(getattr(module, "_ddp_params_and_buffers_to_ignore", ()))
+    trained = [each for name, each in module.named_parameters() if each.requires_grad and name not in ignored]
 
     def touch() -> torch.Tensor:
-        no_rows = torch.empty(0, dtype=torch.int64, device=trained[0].device)
-        # no row of a table is a gradient as sparse as DDP expects it
-        used = [F.embedding(no_rows, each, sparse=True) if id(each) in sparse else each for each in trained]
-        return torch.stack([0 * each.sum() for each in used]).sum()
+        return torch.stack([0 * each.sum() for each in trained]).sum()
 
     module.forward = touch
     try:

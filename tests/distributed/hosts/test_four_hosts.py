@@ -80,9 +80,9 @@ def test_a_link_that_is_cut_in_the_middle_of_a_step_ends_the_run_everywhere(four
     for rank, output in enumerate(said(shop, "cut")):
         (told,) = re.findall(rf"^RankError: rank {rank}: (.*)$", output, re.MULTILINE)
         if rank != CUT:
-            assert re.fullmatch(rf"rank {CUT} has been silent for 4 s, last heard of at step [1-9]\d*, \w.*", told)
+            assert re.fullmatch(rf"rank {CUT} has been silent for \d s, last heard of at step [1-9]\d*, \w.*", told)
         else:  # it hears nobody
-            assert told.startswith("ranks 0, 1 and 3 have been silent for 4 s, last heard of rank 0 at step ")
+            assert re.match(r"ranks 0, 1 and 3 have been silent for \d s, last heard of rank 0 at step ", told)
             assert told.endswith("nobody else is heard, so the fault may be this rank's own network")
 
 
