@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from dicm_kit.errors import RunError, some
+from dicm_kit.training.row_values import VOCAB
 from dicm_kit.whole_file import write_whole
 
 RECIPE_FILE = "recipe.yaml"
@@ -51,7 +52,8 @@ def claimed(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[None]:
         lock.write(f"{os.getpid()}\n")
         lock.flush()
         held = sorted(path.name for path in _own(folder))
-        if held == [RECIPE_FILE]:  # a run that ended before its first step, by a wrong log for one: nothing is lost
+        # a run that ended before its first step, by a wrong log or a warm start that does not fit: nothing is lost
+        if held in ([RECIPE_FILE], [RECIPE_FILE, VOCAB]):
             held = []
         if held and overwrite:
             _empty(folder)

@@ -203,3 +203,8 @@ def test_another_model_is_refused_with_what_fits(shop: Path) -> None:
     assert "\n  net: 0.weight is 32 x " in text
     assert "2.weight is 16 x 32 there, 8 x 32 here" in text
     assert "What fits: warm_start.parts=[images, interest.ids, interest.images, user.segment, target.item_id" in text
+    assert {path.name for path in (shop / "runs/other").iterdir()} == {".lock", "recipe.yaml", "vocab"}
+    what_fits = text.partition("What fits: ")[2].partition(". Or")[0]
+    yesterday = f"warm_start.run={shop / 'runs/day-4'}"
+    result = daily(shop, "other", *overrides, yesterday, what_fits, "trainer.max_steps=1")
+    assert result["warm_start"]["fresh"] == ["net", "user.user_id"], "in the same folder: nothing had been trained"
