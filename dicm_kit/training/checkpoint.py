@@ -263,10 +263,9 @@ class Checkpoints(Checkpoint):
         if not trainer.is_global_zero:
             return
         if tables is not None:
-            checkpoint["dicm"]["tables"] = {
-                "folder": tables.name,
-                "names": list(sharded_tables(trainer.lightning_module)),
-            }
+            of = sharded_tables(trainer.lightning_module)
+            sizes = {name: [table.num_rows, table.dim] for name, table in of.items()}
+            checkpoint["dicm"]["tables"] = {"folder": tables.name, "sizes": sizes}
             _forget_sharded(checkpoint["optimizer_states"][0]["state"], trainer)
         aside = self.folder / f".{name}.tmp"
         try:
@@ -301,8 +300,11 @@ class Checkpoints(Checkpoint):
         elif error is not None:
             raise error
         if trainer.is_global_zero:
-            shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed before it wrote the checkpoint
+            before = folder.with_name(f".{folder.name}.old")
+            if folder.exists():  # the same step is written again: the checkpoint that names it is not without for long
+                folder.replace(before)
             aside.replace(folder)
+            shutil.rmtree(before, ignore_errors=True)
         return folder
 
 
