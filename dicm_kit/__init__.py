@@ -13,8 +13,8 @@
    `dataset.py` the folder, opened; `order.py`, `ragged.py`, `windows.py`, `reader.py` who reads what and when;
    `collate.py`, `packed.py`, `datamodule.py`; `audit/look.py` what a person should know of a folder: `audit/format.py`,
    `audit/batch.py`, `audit/scan.py`, `audit/photos.py` errors of format and counts, `audit/joins.py`, `audit/users.py`,
-   `audit/histories.py`, `audit/checks.py` leakage, `audit/made.py`, `audit/advice.py` warnings, `audit/examples.py`,
-   `audit/result.py`, `audit/words.py`
+   `audit/histories.py`, `audit/checks.py` leakage, `audit/made.py`, `audit/forgotten.py`, `audit/advice.py` warnings,
+   `audit/examples.py`, `audit/result.py`, `audit/words.py`
 2. `features/`  Batch -> Encoded:  `encoders.py`, `tables.py`, `sharded.py` rows over the ranks
 3. `images/`    picture keys -> vectors, every picture computed once
    `backbone.py`, `extract.py`, `known.py` what need not be computed again, `parts.py`, `features_file.py`, `store.py`,

@@ -36,12 +36,18 @@ class Asked:
     @property
     def how(self) -> str:
         """Fingerprint of source and options."""
-        return _hash({"version": VERSION, "columns": self.content["columns"], **self.made})
+        return _hash({"version": VERSION, "columns": self.content["columns"], **self._chosen})
 
     @property
     def fingerprint(self) -> str:
         """Fingerprint of everything."""
-        return _hash({"version": VERSION, **self.made, **self.content})
+        return _hash({"version": VERSION, **self._chosen, **self.content})
+
+    @property
+    def _chosen(self) -> dict[str, Any]:
+        """`made` without options that are younger than folders that are there, where they change nothing: these keep
+        their fingerprint."""
+        return {name: value for name, value in self.made.items() if name != "forget_after_days" or value is not None}
 
 
 class Description:

@@ -86,6 +86,9 @@ class PrepareOptions:
     """Slices of the picture keys: at least as many as ranks."""
     min_count: int = 1
     """Values that training has less often than this become unknown."""
+    forget_after_days: int | None = None
+    """Values that training does not have in its last so many UTC days become unknown, until they come back; null: none
+    is forgotten. Needs `split.by: time`."""
     seed: int = 0
     """Deals sample groups to lanes."""
 
@@ -107,11 +110,18 @@ def check_options(options: PrepareOptions) -> None:
             "negatives.power": (options.negatives.power, 0),
             "negatives.seed": (options.negatives.seed, 0),
         }
+    if options.forget_after_days is not None:
+        least["forget_after_days"] = (options.forget_after_days, 1)
     for name, (value, lowest) in least.items():
         if not value >= lowest:
             raise FieldError(name, f"is {value}, and must be at least {lowest}")
     if options.lanes > 256:
         raise FieldError("lanes", f"is {options.lanes}, and may be 256 at most: each is an open file")
+    if options.forget_after_days is not None and options.split.by != "time":
+        raise FieldError(
+            "forget_after_days",
+            f"needs `split.by: time`: with `{options.split.by}` training has no last day that all users share",
+        )
     if options.history.max_age_days is not None and not options.history.max_age_days > 0:
         raise FieldError("history.max_age_days", f"is {options.history.max_age_days}, and must be above 0, or null")
     for name in ("test", "validation"):

@@ -77,7 +77,7 @@ class Preparation:
                 if self.options.negatives is not None:
                     self._step("what is alive", lambda: tables.write_alive(self.work / "alive.parquet"))
             tables.open_counts(parts)
-            self._step("vocabularies", tables.write_vocabularies)
+            self._step("vocabularies", lambda: tables.write_vocabularies(parts))
             self._step("item table", tables.write_items)
             if new_rows:
                 self._step("sorting", lambda: tables.write_sorted(parts))

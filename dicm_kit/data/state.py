@@ -4,13 +4,15 @@
 state/log.json                  the pieces that were read, and the snapshot of items, users and pictures
 state/items.parquet             the items as they came, with their row numbers
 state/pictures.parquet          picture name -> key, or why not
-state/parts/<part>/users.parquet, items.parquet, context-<column>.parquet    how often the part's log has each value
+state/parts/<part>/users.parquet, items.parquet, context-<column>.parquet    how often the part's log has each value,
+                                and its last day, where some are forgotten
 state/parts/<part>/clicks.parquet     its positives, for the histories of later days
 state/parts/<part>/targets.parquet    impressions of each item
 ```
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,6 +111,11 @@ def parts_by_time(old: list[tuple[str, tuple[int, int]]], days: list[int], optio
     runs += [(day, day) for day in days if split_of(day) != "train"]
     parts = [Part(name, split_of(span[1]), span, new=False) for name, span in old]
     return parts + [Part(_name(span), split_of(span[1]), span, new=True) for span in runs]
+
+
+def known_since(parts: Sequence[Part], forget_after_days: int) -> int:
+    """Returns the first of the last days of training, as many as are asked for: values seen earlier are forgotten."""
+    return max(part.days[1] for part in parts if part.days and part.split == "train") - forget_after_days + 1
 
 
 def day_text(day: int) -> str:

@@ -8,7 +8,7 @@ from dicm_kit.data.database import Database
 from dicm_kit.data.options import PrepareOptions
 from dicm_kit.data.parts import log_query
 from dicm_kit.data.sorting import Sorting
-from dicm_kit.data.state import STATE, Part
+from dicm_kit.data.state import STATE, Part, known_since
 from dicm_kit.data.steps import publish
 from dicm_kit.data.vocabulary import (
     Encoding,
@@ -34,6 +34,7 @@ class Tables(AbstractContextManager["Tables"]):
 
     def __init__(self, source: DataSource, options: PrepareOptions, work: Path, out: Path, memory_mb: int):
         self.work, self.out, self.new, self.options = work, out, work / "new", options
+        self._forgets = options.forget_after_days is not None
         self._database = Database(work, memory_mb)
         self._has_users = bool(source.columns.user)
         ours = {"user": {"user_id"}, "item": {"item_id", "picture", "picture_key", "train_count"}}
@@ -45,7 +46,7 @@ class Tables(AbstractContextManager["Tables"]):
                     todo="Rename it.",
                 )
         columns = source.columns
-        user_id = 'SELECT "user" AS value, times FROM user_counts'
+        user_id = 'SELECT "user" AS value, times, last_day FROM user_counts'
         self.encodings = {
             "user": [
                 Encoding("user_id", "id", "user_id", user_id, "impressions", "user"),
@@ -191,13 +192,16 @@ class Tables(AbstractContextManager["Tables"]):
         for each in self.encodings["context"]:
             if each.vocab is not None:
                 counted[f"context-{each.name}"] = f"{values_of(each.kind, each.raw)} AS value"
+        day, last_day = "1 AS one", ""
+        if self._forgets:
+            day, last_day = "floor(time / 86400.0)::INTEGER AS day", ", max(day) AS last_day"
         for name, value in counted.items():
-            query = f"SELECT part, {value}, 1 AS one FROM log"
+            query = f"SELECT part, {value}, {day} FROM log"
             self._database.run(
-                f"CREATE TABLE counting AS SELECT part, value, count(*) AS times FROM ({query}) GROUP BY ALL"
+                f"CREATE TABLE counting AS SELECT part, value, count(*) AS times{last_day} FROM ({query}) GROUP BY ALL"
             )
             for number, part in self._new(parts):
-                query = f"SELECT value, times FROM counting WHERE part = {number} ORDER BY value"
+                query = f"SELECT * EXCLUDE (part) FROM counting WHERE part = {number} ORDER BY value"
                 self._database.publish(query, self._of_part(part, name))
             self._database.run("DROP TABLE counting")
         order = ["order"] if "order" in self._database.columns("impressions") else []
@@ -219,32 +223,32 @@ class Tables(AbstractContextManager["Tables"]):
 
     def open_counts(self, parts: Sequence[Part]) -> None:
         """Makes the views of what is counted, in all parts; only training counts."""
-        self._database.run(
-            f'CREATE TABLE user_counts AS SELECT value AS "user", sum(times)::BIGINT AS times '
-            f"FROM ({self._counts(parts, 'users')}) GROUP BY value"
-        )
-        self._database.run(
-            f"CREATE TABLE item_counts AS SELECT value AS item, sum(times)::BIGINT AS times "
-            f"FROM ({self._counts(parts, 'items')}) GROUP BY value"
-        )
+        for key in ("user", "item"):
+            self._database.run(
+                f'CREATE TABLE {key}_counts AS SELECT value AS "{key}", sum(times)::BIGINT AS times, '
+                f"max(last_day) AS last_day FROM ({self._counts(parts, f'{key}s')}) GROUP BY value"
+            )
         for each in self.encodings["context"]:
             if each.vocab is not None:
                 self._database.view(f"counts of {each.name}", self._counts(parts, f"context-{each.name}"))
         names = quoted(self.new / STATE / "pictures.parquet")
         self._database.view(
             "counted_items",
-            f"""SELECT i.*, nullif(n.key, 0) AS picture_key, coalesce(c.times, 0) AS times
+            f"""SELECT i.*, nullif(n.key, 0) AS picture_key, coalesce(c.times, 0) AS times, c.last_day
             FROM items i LEFT JOIN read_parquet({names}) n ON i.picture::VARCHAR = n.name
             LEFT JOIN item_counts c ON i.item = c.item""",
         )
         if self._has_users:
             self._database.view(
                 "counted_users",
-                'SELECT u.*, coalesce(c.times, 0) AS times FROM users u LEFT JOIN user_counts c ON u."user" = c."user"',
+                """SELECT u.*, coalesce(c.times, 0) AS times, c.last_day
+                FROM users u LEFT JOIN user_counts c ON u."user" = c."user\"""",
             )
 
-    def write_vocabularies(self) -> None:
+    def write_vocabularies(self, parts: Sequence[Part]) -> None:
         """Writes vocab/."""
+        days = self.options.forget_after_days
+        since = None if days is None else known_since(parts, days)
         aside = self.work / "vocab"
         aside.mkdir(exist_ok=True)
         for vocab, columns in vocabularies(self._all()).items():
@@ -258,8 +262,8 @@ class Tables(AbstractContextManager["Tables"]):
             # in three queries: what one holds in memory is gone before the next
             counted, indexed = self.work / "counted.parquet", self.work / "indexed.parquet"
             self._database.copy(counted_query(columns, before if before.exists() else None), counted)
-            self._database.copy(indexed_query(counted, self.options.min_count), indexed)
-            self._database.copy(vocab_query(indexed), aside / f"{vocab}.parquet")
+            self._database.copy(indexed_query(counted, self.options.min_count, since), indexed)
+            self._database.copy(vocab_query(indexed, last_day=self._forgets), aside / f"{vocab}.parquet")
         publish(aside, self.new / "vocab")
 
     def write_items(self) -> None:
@@ -334,8 +338,10 @@ class Tables(AbstractContextManager["Tables"]):
         return (self.new if part.new else self.out) / STATE / "parts" / part.name / f"{name}.parquet"
 
     def _counts(self, parts: Sequence[Part], name: str) -> str:
+        last_day = "last_day" if self._forgets else "NULL::INTEGER AS last_day"
+        train, others = f"times, {last_day}", "0::BIGINT AS times, NULL::INTEGER AS last_day"
         return " UNION ALL ".join(
-            f"SELECT value, {'times' if part.split == 'train' else '0::BIGINT AS times'} "
+            f"SELECT value, {train if part.split == 'train' else others} "
             f"FROM read_parquet({quoted(self._of_part(part, name))})"
             for part in parts
         )
@@ -351,7 +357,7 @@ def _vocab(name: str, column: SourceColumn) -> str | None:
 
 
 def _encoding(name: str, column: SourceColumn, table: str, raw: str) -> Encoding:
-    counts = f"SELECT {values_of(column.kind, raw)} AS value, times FROM {table}"
+    counts = f"SELECT {values_of(column.kind, raw)} AS value, times, last_day FROM {table}"
     return Encoding(name, column.kind, _vocab(name, column), counts, table, raw)
 
 

@@ -1,7 +1,7 @@
-"""Raw values -> codes, which never change, and indices: 1, 2, ... by how often training has them, 0 for all others.
+"""Raw values -> codes, which never change, and indices: 1, 2, ... by how often training has them, 0 for the others.
 
 In SQL, for duckdb. Samples hold codes, so that they stay as they are when days are added; a code is the row of its
-value in the vocabulary's file, and the row says the index.
+value in the vocabulary's file, and the row says the index. A value that is forgotten loses its index, never its code.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,8 @@ class Encoding:
     kind: Kind
     vocab: str | None
     counts: str
-    """SQL: a query of its raw values as `value` and how often training has each as `times`; not yet summed."""
+    """SQL: a query of its raw values as `value`, how often training has each as `times`, and on which UTC day last as
+    `last_day` (null: never, or it is not asked for); not yet summed."""
     table: str
     """Where its raw values are: a view with `row_number`."""
     raw: str
@@ -89,35 +90,43 @@ def vocabularies(encodings: list[Encoding]) -> dict[str, list[Encoding]]:
 
 
 def counted_query(columns: list[Encoding], before: Path | None) -> str:
-    """SQL: every value of some columns, with its count in training, and its code where the file `before` has one."""
+    """SQL: every value of some columns, with its count and last day in training, and its code where the file `before`
+    has one."""
     values = " UNION ALL ".join(f"({each.counts})" for each in columns)
-    counted = f"SELECT value, sum(times)::BIGINT AS count FROM ({values}) WHERE value IS NOT NULL GROUP BY value"
+    counted = f"""SELECT value, sum(times)::BIGINT AS count, max(last_day) AS last_day FROM ({values})
+        WHERE value IS NOT NULL GROUP BY value"""
     if before is None:
-        return f"SELECT value, NULL::BIGINT AS code, count FROM ({counted})"
-    return f"""SELECT coalesce(c.value, o.value) AS value, o.code, coalesce(c.count, 0) AS count
+        return f"SELECT value, NULL::BIGINT AS code, count, last_day FROM ({counted})"
+    return f"""SELECT coalesce(c.value, o.value) AS value, o.code, coalesce(c.count, 0) AS count, c.last_day
         FROM ({counted}) c FULL JOIN (
             SELECT value, file_row_number AS code
             FROM read_parquet({quoted(before)}, file_row_number = true) WHERE value IS NOT NULL
         ) o ON c.value = o.value"""
 
 
-def indexed_query(counted: Path, min_count: int) -> str:
-    """SQL: the values of the file `counted` with their indices, 0 for those that training has too rarely."""
+def indexed_query(counted: Path, min_count: int, since: int | None) -> str:
+    """SQL: the values of the file `counted` with their indices, 0 for those that training has too rarely, or had last
+    before the UTC day `since`."""
     # row_number() over a sorted query streams; a window with an order of its own would hold all values in memory
     file = f"read_parquet({quoted(counted)})"
-    return f"""SELECT value, code, count, row_number() OVER () AS index
-        FROM (SELECT * FROM {file} WHERE count >= {min_count} ORDER BY count DESC, value)
-        UNION ALL SELECT value, code, count, 0 AS index FROM {file} WHERE count < {min_count}"""
+    known = f"count >= {min_count}"
+    if since is not None:
+        known += f" AND coalesce(last_day >= {since}, false)"
+    return f"""SELECT value, code, count, last_day, row_number() OVER () AS index
+        FROM (SELECT * FROM {file} WHERE {known} ORDER BY count DESC, value)
+        UNION ALL SELECT value, code, count, last_day, 0 AS index FROM {file} WHERE NOT ({known})"""
 
 
-def vocab_query(indexed: Path) -> str:
-    """SQL: a vocabulary of the file `indexed`: `value`, `index`, `count`, in the order of codes.
+def vocab_query(indexed: Path, last_day: bool) -> str:
+    """SQL: a vocabulary of the file `indexed`: `value`, `index`, `count` and, if asked for, `last_day`, in the order of
+    codes.
 
     Row 0 is that of null. The values that had codes keep their rows; new ones follow, the most frequent first.
     """
-    return f"""SELECT value, index, count FROM (
-            SELECT NULL AS value, 0::BIGINT AS index, 0::BIGINT AS count, 0::BIGINT AS code
-            UNION ALL SELECT value, index, count, code FROM read_parquet({quoted(indexed)})
+    date = ", DATE '1970-01-01' + last_day AS last_day" if last_day else ""
+    return f"""SELECT value, index, count{date} FROM (
+            SELECT NULL AS value, 0::BIGINT AS index, 0::BIGINT AS count, NULL::INTEGER AS last_day, 0::BIGINT AS code
+            UNION ALL SELECT value, index, count, last_day, code FROM read_parquet({quoted(indexed)})
         ) ORDER BY code NULLS LAST, count DESC, value"""
 
 

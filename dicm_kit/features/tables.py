@@ -16,8 +16,8 @@ enough that a few Adam steps of 1e-3 outweigh where the row started."""
 class IdTable(nn.Module):
     """Rows [num_rows, dim] with sparse gradients: a training step costs by the ids in the batch, not by num_rows.
 
-    Row 0 is the unknown id. It is trained like the others: it is what ids below `min_count` share, and what new ids get
-    when the model serves. Padding of a history is told apart by masks, never by an id.
+    Row 0 is the unknown id. It is trained like the others: it is what ids below `min_count` and forgotten ones share,
+    and what new ids get when the model serves. Padding of a history is told apart by masks, never by an id.
     """
 
     def __init__(self, num_rows: int, dim: int, init_std: float = INIT_STD):

@@ -46,6 +46,7 @@ _LEAST: dict[str, float] = {
     "data.lanes": 1,
     "data.partitions": 1,
     "data.min_count": 1,
+    "data.forget_after_days": 1,
     "data.memory_mb": 64,
     "data.negatives.per_positive": 1,
     "data.negatives.power": 0,
@@ -129,6 +130,12 @@ def _sizes(recipe: Recipe, good: Callable[..., bool]) -> Iterator[Finding]:
     yield from _sharded(recipe, good)
     if good("data.lanes") and data.lanes > 256:
         yield Finding(("data", "lanes"), f"`data.lanes` may be 256 at most, got {data.lanes}: each is an open file")
+    if good("data.split", "data.forget_after_days") and data.forget_after_days and data.split.by != "time":
+        yield Finding(
+            ("data", "forget_after_days"),
+            f"`data.split.by: {data.split.by}` gives training no last day that all users share, to count back from",
+            "Set `data.forget_after_days: null`, or `data.split.by: time`.",
+        )
     if good("data.split", "checkpoint.monitor") and data.split.validation == 0 and recipe.checkpoint.monitor:
         yield Finding(
             ("data", "split", "validation"),

@@ -46,6 +46,9 @@ class DataSection:
     """Slices the pictures are spread over."""
     min_count: int = 1
     """Ids seen less often in the training split become unknown."""
+    forget_after_days: int | None = None
+    """Ids not seen in the last so many UTC days of the training split become unknown, until they come back: a model
+    that is trained daily stops growing. Needs `data.split.by: time`; null: none is forgotten."""
     memory_mb: int = 256
     """Memory for sorting and joining while the folder is made, in MB; the rest goes to disk beside it."""
 

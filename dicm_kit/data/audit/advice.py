@@ -89,7 +89,8 @@ def _of_users(splits: dict[Split, SplitCounts]) -> Iterator[tuple[str, str]]:
     if test.unknown_user / test.impressions > UNKNOWN_USERS:
         yield (
             f"{test.unknown_user / test.impressions:.1%} of test impressions have no index for their user",
-            "Training has the user less than `min_count` times: `user_id` says nothing, histories and pictures must.",
+            "Training has the user too rarely (`min_count`) or not lately (`forget_after_days`): `user_id` says "
+            "nothing, histories and pictures must.",
         )
 
 

@@ -64,7 +64,7 @@ def _check_vocabulary(dataset: Dataset, name: str, database: "duckdb.DuckDBPyCon
     file = dataset.vocab_file(name)
     where, todo = f"vocab/{file.name}", f"{PAGE}, on vocab/."
     wanted = {"value": ("int64", "string", "large_string"), "index": ("int64",), "count": ("int64",)}
-    if not has_columns(file, where, wanted, findings):
+    if not has_columns(file, where, wanted, findings, {"last_day": ("date32[day]",)}):
         return False
     table = pq.read_table(file, columns=["index", "count"], partitioning=None)
     index, count = table["index"].to_numpy(), table["count"].to_numpy()
@@ -148,8 +148,15 @@ def _unequal(one: "pa.Array", other: "pa.Array") -> np.ndarray:
     return np.asarray(pc.not_equal(one, other))
 
 
-def has_columns(file: Path, where: str, wanted: dict[str, tuple[str, ...]], findings: Findings) -> bool:
-    """Returns whether a Parquet file can be read and has the columns, in the types, that are wanted of it."""
+def has_columns(
+    file: Path,
+    where: str,
+    wanted: dict[str, tuple[str, ...]],
+    findings: Findings,
+    optional: dict[str, tuple[str, ...]] | None = None,
+) -> bool:
+    """Returns whether a Parquet file can be read and has the columns, in the types, that are wanted of it; those that
+    are optional may be missing."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -159,7 +166,8 @@ def has_columns(file: Path, where: str, wanted: dict[str, tuple[str, ...]], find
         findings.add(where, f"cannot be read: {str(error).splitlines()[0]}", "Write or copy it again.")
         return False
     good = True
-    for name, types in wanted.items():
+    present = {name: types for name, types in (optional or {}).items() if name in schema.names}
+    for name, types in (wanted | present).items():
         if name not in schema.names:
             findings.add(where, f"has no column `{name}`", f"Write it, as {types[0]}. {PAGE}.")
             good = False

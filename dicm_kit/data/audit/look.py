@@ -3,6 +3,7 @@
 from dicm_kit.data.audit import checks
 from dicm_kit.data.audit.advice import warnings_of
 from dicm_kit.data.audit.examples import pick_examples
+from dicm_kit.data.audit.forgotten import count_forgotten
 from dicm_kit.data.audit.format import PAGE, check_description, check_items, check_vocabularies
 from dicm_kit.data.audit.histories import look_at_histories
 from dicm_kit.data.audit.joins import Joins
@@ -53,6 +54,7 @@ def audit(dataset: Dataset) -> Audit:
         one_user_in=one_user_in,
         splits=splits,
         pictures=pictures,
+        forgotten=count_forgotten(dataset, vocabs),
         checks=found,
         examples=examples,
         problems=findings.problems() + failed,

@@ -110,6 +110,16 @@ class PictureCounts:
 
 
 @dataclass(frozen=True)
+class Forgotten:
+    """Ids that have no vector because training has not had them for too long."""
+
+    days: int
+    """The last days of training, of which one must have them."""
+    of_vocab: dict[str, tuple[int, int]]
+    """Vocabulary -> values that are forgotten, and all that training has often enough."""
+
+
+@dataclass(frozen=True)
 class Example:
     """An impression, in raw values."""
 
@@ -143,6 +153,8 @@ class Audit:
     splits: dict[Split, SplitCounts]
     pictures: PictureCounts | None
     """None where items or shards are broken."""
+    forgotten: Forgotten | None
+    """None where dataset.yaml does not say that ids are forgotten."""
     checks: list[Check]
     examples: list[Example]
     problems: list[Problem]

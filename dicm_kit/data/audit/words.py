@@ -5,7 +5,17 @@ from datetime import UTC, datetime
 
 from dicm_kit.data.audit.look import audit
 from dicm_kit.data.audit.made import said
-from dicm_kit.data.audit.result import Audit, Check, Clock, Example, PictureCounts, Problem, Refused, SplitCounts
+from dicm_kit.data.audit.result import (
+    Audit,
+    Check,
+    Clock,
+    Example,
+    Forgotten,
+    PictureCounts,
+    Problem,
+    Refused,
+    SplitCounts,
+)
 from dicm_kit.data.dataset import VERSION, Dataset
 from dicm_kit.data.grouping import DAY
 from dicm_kit.data.state import day_text
@@ -27,6 +37,7 @@ def text(found: Audit) -> str:
         _made(found),
         _splits(found),
         _pictures(found.pictures) if found.pictures else "",
+        _forgotten(found.forgotten) if found.forgotten else "",
         _checks(found),
         _examples(found),
         complaints(found),
@@ -150,6 +161,15 @@ def _pictures(pictures: PictureCounts) -> str:
 def _refused(reason: str, pictures: Refused) -> str:
     more = f" and {pictures.count - len(pictures.names):,} more" if pictures.count > len(pictures.names) else ""
     return f"  {reason} ({pictures.count:,}): {', '.join(pictures.names)}{more}"
+
+
+# --- ids ---
+
+
+def _forgotten(forgotten: Forgotten) -> str:
+    listed = [f"{gone:,} of {all_:,} {vocab}" for vocab, (gone, all_) in forgotten.of_vocab.items() if gone]
+    days = "day" if forgotten.days == 1 else f"{forgotten.days:,} days"
+    return _wrapped(f"forgotten, not in the last {days} of training: {', '.join(listed) or 'none'}", "    ")
 
 
 # --- checks ---

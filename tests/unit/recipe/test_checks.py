@@ -41,6 +41,8 @@ CASES = {
     ],
     "standardize_trained": ["images.embedder.standardize=true", "images.backbone.trainable=last_block"],
     "shuffle": ["images.shuffle=-1"],
+    "forgetting_without_a_clock": ["data.forget_after_days=30", "data.split.by=user_order"],
+    "forgetting_at_once": ["data.forget_after_days=0"],
     "monitor_without_validation": ["data.split.validation=0"],
     "warm_start_parts": ["warm_start.parts=[image, net, user.userid, history.item_id]"],
     "warm_start_nothing": ["warm_start.run=runs/earlier", "warm_start.parts=[]"],
