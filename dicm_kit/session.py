@@ -212,6 +212,7 @@ class Session:
             every=checkpoint.every or options.validate_every or max(1, steps),
             keep=checkpoint.keep,
             monitor=checkpoint.monitor,
+            every_minutes=checkpoint.every_minutes,
             provenance=self.provenance,
         )
         return pl.Trainer(

@@ -75,6 +75,7 @@ _ABOVE_ZERO = (
     "optimizer.backbone.lr",
     "optimizer.decay.factor",
     "trainer.gradient_clip",
+    "checkpoint.every_minutes",
 )
 
 

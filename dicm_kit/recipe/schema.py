@@ -279,6 +279,8 @@ class CheckpointSection:
 
     every: int | None = None
     """Steps between two checkpoints to resume from; null: after each validation."""
+    every_minutes: float | None = None
+    """Minutes after which one is written as well; null: by steps only."""
     keep: int = 3
     """How many checkpoints stay on disk."""
     monitor: Literal["val/gauc", "val/auc", "val/gauc_unweighted", "val/log_loss"] | None = "val/gauc"

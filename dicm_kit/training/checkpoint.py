@@ -6,6 +6,7 @@ import shutil
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -48,14 +49,26 @@ class Checkpoints(Checkpoint):
     """
 
     def __init__(
-        self, folder: Path, *, every: int, keep: int, monitor: str | None = None, provenance: Provenance | None = None
+        self,
+        folder: Path,
+        *,
+        every: int,
+        keep: int,
+        monitor: str | None = None,
+        provenance: Provenance | None = None,
+        every_minutes: float | None = None,
     ):
-        """Takes `monitor` as logged (`val/gauc`); names that end in `loss` are better when lower."""
+        """Takes `monitor` as logged (`val/gauc`); names that end in `loss` are better when lower.
+
+        `every` counts steps; `every_minutes` have one written as well when the last is older.
+        """
         assert every > 0, "steps between checkpoints"
         assert keep > 0, "at least the newest is kept"
         super().__init__()
         self.folder, self.every, self.keep, self.monitor = folder, every, keep, monitor
         self.provenance: Provenance = dict(provenance or {})
+        self.every_minutes = every_minutes
+        self._saved_at = 0.0  # when the last one was written to resume from
         self.best: float | None = None
         self._step = 0  # optimizer steps when the last batch ended
         self._due = False  # a save that waits for the epoch's end
@@ -75,7 +88,7 @@ class Checkpoints(Checkpoint):
         if trainer.is_global_zero:
             self.folder.mkdir(parents=True, exist_ok=True)
         self._read_tables(trainer, pl_module)
-        self._step = trainer.global_step
+        self._step, self._saved_at = trainer.global_step, time.monotonic()
         if threading.current_thread() is threading.main_thread():
             assert isinstance(pl_module, CtrModule), "only our module can be asked to stop"
             self._handler = signal.signal(signal.SIGINT, self._interrupt(pl_module, trainer.world_size))
@@ -123,11 +136,13 @@ class Checkpoints(Checkpoint):
         if self._step == trainer.max_steps and not is_last_batch:
             # Now: when training has ended Lightning counts the epoch as done, and a resume would skip its rest.
             self._write(trainer, "last.ckpt")
-        if self._step % self.every == 0:
+        if self._step % self.every == 0 or pl_module.totals.save:
             # At the end of an epoch only after its validation, which a resume would leave out.
             self._due = is_last_batch
             if not self._due:
                 self._write_step(trainer)
+        if self.every_minutes is not None and not self._due:  # several ranks agree with the next step's totals
+            pl_module.save_requested = time.monotonic() - self._saved_at > 60 * self.every_minutes
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes what became due with the epoch's last step."""
@@ -243,6 +258,10 @@ class Checkpoints(Checkpoint):
 
     def _write_step(self, trainer: Trainer) -> None:
         self._write(trainer, f"step-{self._step:09d}.ckpt")
+        self._saved_at = time.monotonic()
+        module = trainer.lightning_module
+        assert isinstance(module, CtrModule), "only our module can be asked to save"
+        module.save_requested = False
         if trainer.is_global_zero:
             for old in sorted(self.folder.glob("step-*.ckpt"))[: -self.keep]:
                 old.unlink()

@@ -64,6 +64,8 @@ class CtrModule(LightningModule):
         """Of the last training step, over all ranks."""
         self.stop_requested = False
         """Set it to end the training, on all ranks, after the step that is running."""
+        self.save_requested = False
+        """Set it to have a checkpoint, on all ranks, after the next step."""
         self._warned: set[str] = set()
 
     # --- stages 2 to 5 ---
@@ -147,7 +149,7 @@ class CtrModule(LightningModule):
         stages = self._stages(batch)
         loss_sum = summed_loss(stages.prediction.logit_N, batch.label_N, batch.weight_N)
         ranks = self.trainer.world_size
-        self.totals = totals = add_over_ranks(loss_sum, batch.weight_N, self.stop_requested, ranks)
+        self.totals = totals = add_over_ranks(loss_sum, batch.weight_N, self.stop_requested, ranks, self.save_requested)
         if not torch.isfinite(torch.tensor(totals.loss)):
             self._stop_at_bad_loss(batch, stages, totals)
         self.log("train/loss", totals.loss, batch_size=max(1, batch.num_impressions))

@@ -2,6 +2,7 @@ import errno
 import io
 import os
 import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -191,6 +192,24 @@ def test_keeps_the_newest_and_the_best(tmp_path):
     best = read_checkpoint(tmp_path / CHECKPOINTS / "best.ckpt")
     assert best["dicm"]["best"] == writer.best
     assert writer.best >= trainer.callback_metrics["val/gauc"].item()
+
+
+def test_by_minutes_as_well(tmp_path, monkeypatch):
+    """A clock that goes on ten seconds with each look at it in a step; the step after the one that is due writes."""
+    looked = [0.0]
+
+    def clock():
+        looked[0] += 10.0
+        return looked[0]
+
+    monkeypatch.setattr("dicm_kit.training.checkpoint.time", SimpleNamespace(monotonic=clock))
+    trainer, module, data, writer = make(tmp_path, every=50)
+    writer.every_minutes = 0.5
+    trainer.fit(module, data)
+    kept = [int(path.stem.removeprefix("step-")) for path in sorted((tmp_path / CHECKPOINTS).glob("step-*.ckpt"))]
+    # looks: at the start, after each step, and when one is written; older than 30 s with the fourth look after that
+    assert kept == [5, 9]
+    assert find_resumable(tmp_path).name == "last.ckpt"
 
 
 def test_monitored_loss_is_better_when_lower(tmp_path):
