@@ -56,6 +56,7 @@ def run(loaded: LoadedRecipe, *, resume: bool = False, overwrite: bool = False) 
             print(f"{complaints(write_audit(dataset))}\nThe whole audit: {dataset.folder / AUDIT_FILE}")
         session = Session(loaded, dataset)
         checkpoint = session.resumable() if resume else None
+        session.write_vocabularies()
         session.fit(checkpoint)
         return session.test(session.best_checkpoint())
 

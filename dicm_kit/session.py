@@ -96,12 +96,15 @@ class Session:
             print(f"Going on from {found}.")
         return found
 
-    def fit(self, checkpoint: Path | None) -> None:
-        """Trains, from a warm start if asked for; Ctrl-C leaves a checkpoint to go on from."""
+    def write_vocabularies(self) -> None:
+        """Rank 0 writes which id each row of a table stands for into the run folder, for later warm starts."""
         if is_first():
             for vocab in sorted({each for each in self.provenance["id_columns"].values() if each}):
                 file = self.dataset.vocab_file(vocab)
                 write_row_values(self.folder, vocab, file, self.provenance["vocabularies"][vocab])
+
+    def fit(self, checkpoint: Path | None) -> None:
+        """Trains, from a warm start if asked for; Ctrl-C leaves a checkpoint to go on from."""
         given = self.recipe.warm_start.run
         if given is not None and checkpoint is None:
             self.warm_start.run = earlier_run(Path(given), self.folder)

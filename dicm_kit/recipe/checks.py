@@ -169,7 +169,7 @@ def _shared_out(recipe: Recipe, good: Callable[..., bool]) -> Iterator[Finding]:
 
 def _sharded(recipe: Recipe, good: Callable[..., bool]) -> Iterator[Finding]:
     """What sharded id tables need."""
-    if not good("trainer.strategy", "trainer.precision", "trainer.devices", "trainer.num_nodes"):
+    if not good("features", "trainer.strategy", "trainer.precision", "trainer.devices", "trainer.num_nodes"):
         return
     trainer = recipe.trainer
     for side in ("user", "target", "context", "history"):

@@ -23,8 +23,9 @@ from dicm_kit.errors import DataError
 class Accident(Callback):
     """Happens once at each place."""
 
-    def __init__(self, fault: str, rank: int, places: str):
-        self.fault, self.rank, self.places = fault, rank, set(places.split(","))
+    def __init__(self, fault: str, rank: int, places: str, wait: float = 0.5):
+        """`wait`: more than two beats, with the timeouts of the tests."""
+        self.fault, self.rank, self.places, self.wait = fault, rank, set(places.split(",")), wait
 
     def happen(self, trainer: Trainer, phase: str) -> None:
         """Does it, if this is a place for it."""
@@ -32,7 +33,7 @@ class Accident(Callback):
         if trainer.global_rank != self.rank or place not in self.places:
             return
         self.places.remove(place)
-        time.sleep(0.5)  # more than two beats with the timeouts of the tests
+        time.sleep(self.wait)
         print(f"accident {time.time()}", flush=True)
         match self.fault.split():
             case ["kill"]:
