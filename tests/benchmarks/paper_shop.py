@@ -88,10 +88,10 @@ def embedder() -> Embedder:
     return Embedder(WIDE, HIDDEN, NARROW)
 
 
-def model(folder: Path, partitions: tuple[int, ...] | None = None) -> CtrModule:
+def model(folder: Path, partitions: tuple[int, ...] | None = None, items: IdEncoder | None = None) -> CtrModule:
     """Returns DICM with the widths of recipes/fashion/dicm.yaml, its vectors from the folder."""
     torch.manual_seed(0)
-    items, categories = IdEncoder(PICTURES + 1, 16), IdEncoder(CATEGORIES, 8)
+    items, categories = items or IdEncoder(PICTURES + 1, 16), IdEncoder(CATEGORIES, 8)
     ids = Attention(("item_id", "category"), (16, 8), ("target.item_id", "target.category"), (16, 8))
     pictures = MultiQueryAttention(("image",), (NARROW,), ("image", "target.item_id"), (NARROW, 16))
     shapes = NetShapes(
