@@ -188,12 +188,6 @@ class CtrModule(LightningModule):
         if isinstance(backbone, nn.Module):
             yield from backbone.parameters()
 
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Averages sparse gradients over the ranks where the strategy, and not DDP, does it."""
-        average = getattr(self.trainer.strategy, "average_tables", None)
-        if average is not None:
-            average()
-
     def configure_gradient_clipping(
         self,
         optimizer: torch.optim.Optimizer,

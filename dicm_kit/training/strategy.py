@@ -92,9 +92,16 @@ class ImageServerStrategy(DDPStrategy):
             return super().training_step(*args, **kwargs)
 
     def backward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """`ddp`'s."""
+        """`ddp`'s; then the gradients of id tables are averaged, too.
+
+        Here, and not before the optimizer's step: in 16-mixed all ranks must find the same overflows.
+        """
         with self.phase("backward"):
-            return super().backward(*args, **kwargs)
+            loss = super().backward(*args, **kwargs)
+            if self._replicated:
+                assert self._table_group is not None, "`setup` comes first"
+                average_sparse(self._replicated, self._table_group)
+            return loss
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> Any:
         """`ddp`'s."""
@@ -210,12 +217,6 @@ class ImageServerStrategy(DDPStrategy):
         assert isinstance(group, torch.distributed.ProcessGroup), "every rank is in it"
         self._groups.append(group)
         return group
-
-    def average_tables(self) -> None:
-        """Averages the gradients of replicated id tables over the ranks; `CtrModule` calls it before each step."""
-        assert self._table_group is not None, "`setup` comes first"
-        if self._replicated:
-            average_sparse(self._replicated, self._table_group)
 
     def configure_ddp(self) -> None:
         """Wraps the module, and lets DDP settle its buckets."""
