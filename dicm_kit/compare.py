@@ -22,7 +22,7 @@ from dicm_kit.errors import RunError, some
 from dicm_kit.recipe.build import rehearse
 from dicm_kit.recipe.comparison import Comparison
 from dicm_kit.recipe.load import LoadedRecipe, dump, load
-from dicm_kit.training.checkpoint import find_resumable, trained_on
+from dicm_kit.training.checkpoint_files import find_resumable, trained_on
 
 
 @dataclass(frozen=True)

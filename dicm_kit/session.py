@@ -30,9 +30,9 @@ from dicm_kit.recipe.build import SIDES, build_parts
 from dicm_kit.recipe.load import LoadedRecipe, dump
 from dicm_kit.training.bootstrap import intervals, replicates_of
 from dicm_kit.training.callbacks import CtrProgress
-from dicm_kit.training.checkpoint import (
+from dicm_kit.training.checkpoint import Checkpoints
+from dicm_kit.training.checkpoint_files import (
     CHECKPOINTS,
-    Checkpoints,
     Provenance,
     check_provenance,
     find_resumable,

@@ -1,40 +1,31 @@
-"""Checkpoints: what is in one, when one is written, which one a resume takes."""
+"""Checkpoints: when one is written, and what is in it; those on disk: `checkpoint_files.py`."""
 
 import os
-import random
 import shutil
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
 
-from dicm_kit.data.datamodule import CtrDataModule
 from dicm_kit.errors import RunError, TrainingError, some
 from dicm_kit.exchange.agree import raise_together
 from dicm_kit.features.sharded import sharded_tables
+from dicm_kit.training.checkpoint_files import Provenance
 from dicm_kit.training.module import CtrModule
+from dicm_kit.training.random_state import random_state, set_random_state
 from dicm_kit.training.strategy import ImageServerStrategy
-from dicm_kit.training.table_files import missing_files, read_tables, write_tables
-
-CHECKPOINTS = "checkpoints"
-"""The folder in a run folder."""
-
-Provenance = dict[str, Any]
-"""Where a checkpoint comes from, as plain values: `recipe` (text), `vocabularies` (name -> fingerprint), `id_columns`
-("user.city" -> vocabulary, None for a hash), `backbone` (fingerprint, or None), `plugins` (name -> version),
-`hook_api`."""
+from dicm_kit.training.table_files import read_tables, write_tables
 
 
 class Checkpoints(Checkpoint):
@@ -347,99 +338,6 @@ def _forget_sharded(state: dict[int, Any], trainer: Trainer) -> None:
 @rank_zero_only
 def _tell(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
-
-
-def random_state(device: torch.device) -> dict[str, Any]:
-    """Returns the state of this process's generators, as values that load with `weights_only=True`."""
-    numpy_state: dict[str, Any] = dict(np.random.get_state(legacy=False))
-    words = torch.from_numpy(numpy_state["state"]["key"].astype(np.int64))
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-        "python": random.getstate(),
-        "numpy": {**numpy_state, "state": {"key": words, "pos": numpy_state["state"]["pos"]}},
-    }
-
-
-def set_random_state(state: dict[str, Any], device: torch.device) -> None:
-    """Sets what `random_state` gave."""
-    torch.set_rng_state(state["torch"].cpu())
-    if state["cuda"] is not None and device.type == "cuda":
-        torch.cuda.set_rng_state(state["cuda"].cpu(), device)
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
-    words = state["numpy"]["state"]["key"].cpu().numpy().astype(np.uint32)
-    np.random.set_state({**state["numpy"], "state": {"key": words, "pos": state["numpy"]["state"]["pos"]}})
-
-
-def find_resumable(run_dir: Path) -> Path | None:
-    """Returns the checkpoint of the most steps that can be read, or None when the run folder has none."""
-    found = []
-    for path in sorted((run_dir / CHECKPOINTS).glob("*.ckpt")):
-        with suppress(RunError):
-            checkpoint = read_checkpoint(path)
-            tables = checkpoint["dicm"].get("tables")
-            if tables is None or not missing_files(path.parent / tables["folder"], tables["sizes"]):
-                found.append((checkpoint["global_step"], path.stat().st_mtime, path))
-    return max(found)[2] if found else None
-
-
-def trained_on(run_dir: Path) -> str | None:
-    """Returns the fingerprint of the dataset that a run was trained on so far; None when it has no checkpoint."""
-    found = find_resumable(run_dir)
-    return None if found is None else read_checkpoint(found)[CtrDataModule.__qualname__]["dataset"]
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Returns a checkpoint's contents, its tensors mapped from the file and not read yet."""
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except FileNotFoundError:
-        raise RunError("no such checkpoint", where=str(path)) from None
-    except Exception as error:  # torch.load raises half a dozen kinds, by where the file is cut
-        raise RunError(
-            f"cannot be read as a checkpoint: {str(error).splitlines()[0]}",
-            where=str(path),
-            todo="Take another file of the folder; an interrupted run leaves none that is cut.",
-        ) from error
-    if not isinstance(checkpoint, dict) or "dicm" not in checkpoint:
-        raise RunError("is not a checkpoint of dicm_kit", where=str(path))
-    return checkpoint
-
-
-def best_in(run_dir: Path) -> Path | None:
-    """Returns the best checkpoint of a run folder, the last one where no best was kept, or None when it has neither."""
-    paths = (run_dir / CHECKPOINTS / name for name in ("best.ckpt", "last.ckpt"))
-    return next((path for path in paths if path.is_file()), None)
-
-
-def check_provenance(path: Path, here: Provenance) -> None:
-    """Refuses a checkpoint of another plugin API or other vocabularies; warns of plugins in another version."""
-    made = read_checkpoint(path)["dicm"]["provenance"]
-    check_plugins(path, made, here)
-    vocabularies, known = here.get("vocabularies", {}), made.get("vocabularies", {})
-    other = [name for name, fingerprint in vocabularies.items() if known.get(name) != fingerprint]
-    if other:
-        raise RunError(
-            f"was trained with other vocabularies than the dataset has: {some(other)}",
-            where=str(path),
-            todo="Its id tables would be read by the wrong rows. Use the dataset it was trained on, or train anew; "
-            "`warm_start.run` takes rows over by value.",
-        )
-
-
-def check_plugins(path: Path, made: Provenance, here: Provenance) -> None:
-    """Refuses a checkpoint of another plugin API; warns of plugins in another version."""
-    if made.get("hook_api") != here.get("hook_api"):
-        raise RunError(
-            f"was made with plugin API {made.get('hook_api')}, this dicm_kit speaks {here.get('hook_api')}",
-            where=str(path),
-            todo="Use the dicm_kit that made it, or train anew.",
-        )
-    for name, version in here.get("plugins", {}).items():
-        if made.get("plugins", {}).get(name) != version:
-            before = made.get("plugins", {}).get(name, "none")
-            rank_zero_warn(f"{path}: plugin {name} is version {version} here and was {before} when it was made")
 
 
 def _forget_unfinished_batch(progress: dict[str, Any]) -> None:

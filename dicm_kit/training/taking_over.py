@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dicm_kit.errors import RunError, some
 from dicm_kit.features.sharded import ShardedTable, sharded_tables
 from dicm_kit.features.tables import id_tables, set_rows
-from dicm_kit.training.checkpoint import Provenance
+from dicm_kit.training.checkpoint_files import Provenance
 from dicm_kit.training.module import CtrModule
 from dicm_kit.training.row_values import matched, read_row_values
 from dicm_kit.training.same_inputs import other_inputs, section_of

@@ -13,7 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from dicm_kit.errors import RunError, some
-from dicm_kit.training.checkpoint import Provenance, best_in, check_plugins, read_checkpoint
+from dicm_kit.training.checkpoint_files import Provenance, best_in, check_plugins, read_checkpoint
 from dicm_kit.training.module import CtrModule
 from dicm_kit.training.table_files import rows_in
 from dicm_kit.training.taking_over import Both, Misfit, Move, pieces_of

@@ -30,7 +30,7 @@ from recipes.debug_runs import DEBUG, arguments, debug
 
 from dicm_kit import cli, run, session
 from dicm_kit.training import checkpoint as checkpoints
-from dicm_kit.training.checkpoint import find_resumable, read_checkpoint
+from dicm_kit.training.checkpoint_files import find_resumable, read_checkpoint
 
 TIMEOUT = 5  # trainer.timeout
 EPOCHS = 4

@@ -1,7 +1,11 @@
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from distributed.ranks import Ranks
+from recipes.debug_runs import debug
+
+from dicm_kit import run
 
 
 @pytest.fixture(scope="session")
@@ -10,3 +14,11 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
     pool = Ranks(4, tmp_path_factory.mktemp("ranks"))
     yield pool
     pool.close()
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the debug recipe's dataset and feature store; each file of tests has its own."""
+    folder = tmp_path_factory.mktemp("shop")
+    run.extract(debug(folder))
+    return folder

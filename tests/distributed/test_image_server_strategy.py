@@ -1,7 +1,6 @@
 """`image_server` is one rank: the debug recipe in Lightning's loop on 1 to 4 ranks."""
 
 import dataclasses
-from pathlib import Path
 
 import pytest
 import torch
@@ -20,14 +19,6 @@ from dicm_kit.training.optimizers import OptimizerPlan
 from dicm_kit.training.strategy import ImageServerStrategy
 
 STEPS = 50
-
-
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the debug recipe's dataset and feature store."""
-    folder = tmp_path_factory.mktemp("shop")
-    run.extract(debug(folder))
-    return folder
 
 
 def session_of(folder, rank, num_ranks, *overrides):

@@ -5,11 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from recipes.debug_runs import DEBUG, arguments, debug, start
+from recipes.debug_runs import DEBUG, arguments, start
 from safetensors.torch import load_file
 
-from dicm_kit import run
-from dicm_kit.training.checkpoint import read_checkpoint
+from dicm_kit.training.checkpoint_files import read_checkpoint
 
 SHARDED = [
     "features.user.user_id.placement=sharded",
@@ -20,12 +19,10 @@ SHARDED = [
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the debug recipe's dataset, and an undisturbed run of two ranks."""
-    folder = tmp_path_factory.mktemp("shop")
-    run.extract(debug(folder))
-    ran(folder, "whole", 2)
-    return folder
+def shop_with_run(shop: Path) -> Path:
+    """The shop, with an undisturbed run of two ranks in it."""
+    ran(shop, "whole", 2)
+    return shop
 
 
 def ran(folder: Path, run_dir: str, ranks: int, *more: str) -> None:
@@ -55,29 +52,31 @@ def apart(got: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor], bound: 
     return [name for name, value in wanted.items() if (got[name] - value).norm() > bound * value.norm()]
 
 
-def test_on_as_many_ranks_it_ends_with_the_same_bits(shop: Path) -> None:
-    ran(shop, "stopped", 2, "trainer.max_steps=17")
-    ran(shop, "stopped", 2, "--resume")
-    assert apart(state(shop, "stopped"), state(shop, "whole"), 0.0) == []
-    whole, stopped = (json.loads((shop / each / "test.json").read_text())["test"] for each in ("whole", "stopped"))
+def test_on_as_many_ranks_it_ends_with_the_same_bits(shop_with_run: Path) -> None:
+    ran(shop_with_run, "stopped", 2, "trainer.max_steps=17")
+    ran(shop_with_run, "stopped", 2, "--resume")
+    assert apart(state(shop_with_run, "stopped"), state(shop_with_run, "whole"), 0.0) == []
+    whole, stopped = (
+        json.loads((shop_with_run / each / "test.json").read_text())["test"] for each in ("whole", "stopped")
+    )
     assert whole == stopped
-    folders = {each.name for each in (shop / "stopped/checkpoints").iterdir()}
+    folders = {each.name for each in (shop_with_run / "stopped/checkpoints").iterdir()}
     kept = {each.removesuffix(".ckpt") for each in folders if each.endswith(".ckpt")}
     assert {each.rpartition("-")[0] for each in folders if each.endswith(".tables")} == kept  # no folder is left over
 
 
-def test_on_another_number_of_ranks_it_ends_nearly_the_same(shop: Path) -> None:
-    ran(shop, "moved", 2, "trainer.max_steps=17")
-    ran(shop, "moved", 3, "--resume")
-    assert apart(state(shop, "moved"), state(shop, "whole"), 1e-4) == []
+def test_on_another_number_of_ranks_it_ends_nearly_the_same(shop_with_run: Path) -> None:
+    ran(shop_with_run, "moved", 2, "trainer.max_steps=17")
+    ran(shop_with_run, "moved", 3, "--resume")
+    assert apart(state(shop_with_run, "moved"), state(shop_with_run, "whole"), 1e-4) == []
 
 
-def test_a_checkpoint_without_all_its_partitions_is_passed_over(shop: Path) -> None:
-    ran(shop, "broken", 1, "trainer.max_steps=17")
-    checkpoints = shop / "broken/checkpoints"
+def test_a_checkpoint_without_all_its_partitions_is_passed_over(shop_with_run: Path) -> None:
+    ran(shop_with_run, "broken", 1, "trainer.max_steps=17")
+    checkpoints = shop_with_run / "broken/checkpoints"
     (folder,) = checkpoints.glob("last-*.tables")
     next(folder.rglob("part-0003.safetensors")).unlink()
-    process = start("run", str(DEBUG), *arguments(shop, *SHARDED, run_dir="broken"), "--resume")
+    process = start("run", str(DEBUG), *arguments(shop_with_run, *SHARDED, run_dir="broken"), "--resume")
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, out + err
     assert f"Going on from {checkpoints / 'best.ckpt'}" in out  # of step 16

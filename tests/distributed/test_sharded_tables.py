@@ -1,14 +1,10 @@
 """Sharded id tables are replicated ones: the debug recipe on 1, 2 and 4 ranks."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from distributed.lightning_ranks import ddp_trainer
 from distributed.test_image_server_strategy import STEPS, differences, session_of
-from recipes.debug_runs import debug
 
-from dicm_kit import run
 from dicm_kit.features.sharded import sharded_tables
 from dicm_kit.training.strategy import ImageServerStrategy
 
@@ -18,14 +14,6 @@ SHARDED = [
     "features.context.position.placement=sharded",
     "trainer.gradient_clip=0.5",
 ]
-
-
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the debug recipe's dataset and feature store."""
-    folder = tmp_path_factory.mktemp("shop")
-    run.extract(debug(folder))
-    return folder
 
 
 def train(rank, num_ranks, folder, overrides):

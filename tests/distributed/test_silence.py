@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from recipes.debug_runs import DEBUG, REPOSITORY, alive, arguments, debug
+from recipes.debug_runs import DEBUG, REPOSITORY, alive, arguments
 
-from dicm_kit import run
-from dicm_kit.training.checkpoint import find_resumable, read_checkpoint
+from dicm_kit.training.checkpoint_files import find_resumable, read_checkpoint
 
 SCRIPT = REPOSITORY / "tests/distributed/faulty_run.py"
 TIMEOUT = 6  # trainer.timeout
@@ -21,14 +20,6 @@ LAUNCHERS = {
     "lightning": [sys.executable, str(SCRIPT)],
     "torchrun": [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node={}", str(SCRIPT)],
 }
-
-
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the debug recipe's dataset and feature store."""
-    folder = tmp_path_factory.mktemp("shop")
-    run.extract(debug(folder))
-    return folder
 
 
 @dataclass

@@ -8,7 +8,8 @@ from lightning.pytorch import Callback
 from toy import ToyData, toy_batch, toy_module
 
 from dicm_kit.errors import TrainingError
-from dicm_kit.training.checkpoint import Checkpoints, read_checkpoint
+from dicm_kit.training.checkpoint import Checkpoints
+from dicm_kit.training.checkpoint_files import read_checkpoint
 from dicm_kit.training.optimizers import OptimizerPlan
 
 PLAN = OptimizerPlan(decay_every=4, decay_factor=0.5)

@@ -20,7 +20,7 @@ from dicm_kit.data.dataset import Dataset
 from dicm_kit.errors import RunError
 from dicm_kit.recipe.load import dump, load
 from dicm_kit.session import Session
-from dicm_kit.training.checkpoint import read_checkpoint, trained_on
+from dicm_kit.training.checkpoint_files import read_checkpoint, trained_on
 from dicm_kit.training.metrics import all_metrics
 from dicm_kit.training.module import CtrModule
 

@@ -15,7 +15,7 @@ from dicm_kit import run
 from dicm_kit.data.dataset import Dataset
 from dicm_kit.data.sources.synthetic import SyntheticConfig, build_synthetic
 from dicm_kit.errors import RunError
-from dicm_kit.training.checkpoint import read_checkpoint
+from dicm_kit.training.checkpoint_files import read_checkpoint
 from dicm_kit.training.warm_start import WarmStart
 
 DAY = 86_400

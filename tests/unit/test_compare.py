@@ -15,7 +15,7 @@ from dicm_kit.artifacts.run_folder import write_result
 from dicm_kit.errors import RecipeError, RunError
 from dicm_kit.recipe.load import dump, load
 from dicm_kit.run import compare
-from dicm_kit.training.checkpoint import CHECKPOINTS
+from dicm_kit.training.checkpoint_files import CHECKPOINTS
 from dicm_kit.whole_file import write_whole
 
 

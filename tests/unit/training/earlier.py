@@ -11,7 +11,7 @@ import toy
 import yaml
 from toy import image_server, toy_module
 
-from dicm_kit.training.checkpoint import CHECKPOINTS
+from dicm_kit.training.checkpoint_files import CHECKPOINTS
 from dicm_kit.training.module import CtrModule
 from dicm_kit.training.row_values import VOCAB
 

@@ -11,7 +11,8 @@ from toy import ToyData, toy_module
 
 from dicm_kit.errors import RunError, TrainingError
 from dicm_kit.training.callbacks import CtrProgress
-from dicm_kit.training.checkpoint import CHECKPOINTS, Checkpoints, check_provenance, find_resumable, read_checkpoint
+from dicm_kit.training.checkpoint import Checkpoints
+from dicm_kit.training.checkpoint_files import CHECKPOINTS, check_provenance, find_resumable, read_checkpoint
 from dicm_kit.training.optimizers import CtrOptimizer, OptimizerPlan
 
 PLAN = OptimizerPlan(dense_lr=1e-2, ids_lr=1e-2, decay_every=4, decay_factor=0.5, ids_l2=0.1, weight_decay=0.01)

@@ -11,7 +11,8 @@ from dicm_kit.features.encoders import HashEncoder, IdEncoder, IdsEncoder, Numbe
 from dicm_kit.interest.attention import Attention
 from dicm_kit.interfaces import NetShapes
 from dicm_kit.nets.mlp import EmbeddingMlp
-from dicm_kit.training.checkpoint import CHECKPOINTS, Checkpoints, read_checkpoint
+from dicm_kit.training.checkpoint import Checkpoints
+from dicm_kit.training.checkpoint_files import CHECKPOINTS, read_checkpoint
 from dicm_kit.training.module import CtrModule
 from dicm_kit.training.optimizers import OptimizerPlan
 from dicm_kit.training.slices import TargetSlices

@@ -23,7 +23,8 @@ from unit.training.earlier import (
 
 from dicm_kit.errors import RunError
 from dicm_kit.features.encoders import HashEncoder
-from dicm_kit.training.checkpoint import CHECKPOINTS, Checkpoints
+from dicm_kit.training.checkpoint import Checkpoints
+from dicm_kit.training.checkpoint_files import CHECKPOINTS
 from dicm_kit.training.module import CtrModule
 from dicm_kit.training.row_values import VOCAB
 from dicm_kit.training.warm_start import WarmStart, checkpoint_of, in_words, take_over
