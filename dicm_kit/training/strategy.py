@@ -131,7 +131,8 @@ class ImageServerStrategy(DDPStrategy):
         # What a collective raises when a rank has gone is a RuntimeError, and the news of it may be on the way.
         blame = heartbeat.blame(_NEWS if isinstance(error, RuntimeError) else 0)
         if blame is None or isinstance(error, (DicmError, KeyboardInterrupt)):
-            heartbeat.close(f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}")
+            said = str(error).strip().partition("\n")[0]
+            heartbeat.close(f"{type(error).__name__}: {said}")
             return None
         heartbeat.close()
         return self._end_by(blame)
@@ -203,14 +204,14 @@ class ImageServerStrategy(DDPStrategy):
             table.hold(group)
         apart = {id(table.weight) for table in sharded.values()}
         self._replicated = [each for each in sparse_parameters(module) if id(each) not in apart]
-        for each in self._replicated:  # as DDP does with what it averages
-            torch.distributed.broadcast(each.detach(), src=0, group=group)
         self._table_group = group
         of_tables = apart | {id(each) for each in self._replicated}
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
             module, [name for name, each in module.named_parameters() if id(each) in of_tables]
         )
         super().setup(trainer)
+        for each in self._replicated:  # as DDP does with what it averages; on their device by now
+            torch.distributed.broadcast(each.detach(), src=0, group=group)
 
     def _new_group(self) -> torch.distributed.ProcessGroup:
         group = torch.distributed.new_group(backend=self._get_process_group_backend(), timeout=self._timeout)
