@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DicmError as error:
         if "--traceback" in arguments:
             raise
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")  # in one piece: ranks share the terminal
         return error.exit_code
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)

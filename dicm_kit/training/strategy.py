@@ -139,7 +139,8 @@ class ImageServerStrategy(DDPStrategy):
 
     def _give_up(self, blame: str) -> None:
         """Ends this process, whose main thread waits in a collective for ever; called by the heartbeat's thread."""
-        print(f"{RankError.__name__}: {self._end_by(blame)}", file=sys.stderr, flush=True)
+        sys.stderr.write(f"{RankError.__name__}: {self._end_by(blame)}\n")  # in one piece: ranks share the terminal
+        sys.stderr.flush()
         saving = threading.Thread(target=self._save_logs, daemon=True)
         saving.start()
         saving.join(_LAST_WISH)
