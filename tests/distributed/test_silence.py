@@ -151,7 +151,8 @@ def test_sigterm_stops_all_ranks_after_the_same_step(launcher: str, shop: Path) 
     ended = faulty(launcher, 2, "terminate", 1, "optimizer@5", shop)
     assert ended.code
     assert "RankError" not in ended.output
-    assert ended.output.count("Interrupted.") == (2 if launcher == "torchrun" else 1)
+    # Lightning's rank 0 kills the others when it has stopped, and they may have said it by then
+    assert ended.output.count("Interrupted.") in ((2,) if launcher == "torchrun" else (1, 2))
     last = find_resumable(shop / "run")
     assert last is not None
     assert 5 < read_checkpoint(last)["global_step"] <= 8
