@@ -19,8 +19,8 @@
 3. `images/`    picture keys -> vectors, every picture computed once
    `backbone.py`, `extract.py`, `known.py` what need not be computed again, `parts.py`, `features_file.py`, `store.py`,
    `embedder.py`, `server.py`, `floor.py` the least time it can take; below the stages
-   `exchange/dedup.py`, `exchange/owner.py`, `exchange/all_to_all.py`, `exchange/traffic.py`, `exchange/agree.py`,
-   `exchange/heartbeat.py` who is still there, the shards `shards.py`, decoding `pixels.py`
+   `exchange/dedup.py`, `exchange/owner.py`, `exchange/all_to_all.py`, `exchange/ahead.py`, `exchange/traffic.py`,
+   `exchange/agree.py`, `exchange/heartbeat.py` who is still there, the shards `shards.py`, decoding `pixels.py`
 4. `interest/`  history vectors -> one interest vector:  `pooling.py`, `attention.py`
 5. `nets/`      all vectors -> logit:  `mlp.py`
 6. `training/`  `module.py` knows the order of 2 to 5;  `loss.py`, `metrics.py`, `slices.py`, `bootstrap.py`,

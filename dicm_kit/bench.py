@@ -78,16 +78,25 @@ def _pictures(session: Session, found: Measured) -> str:
     if trained:
         lines.append("  It covers the embedder alone. A trained backbone and the decoding of pictures are not in it:")
         apart = sum(found.parts.get(part, 0.0) for part in (GATHER, BACKBONE, BACK_BACKBONE))
+        apart += found.ahead.get("lookup", 0.0)
         lines.append(f"  they took {1000 * apart:,.3f} ms, {apart / found.in_parts:.1%} of the step.")
     else:
         lines.append(
             f"  gather {1000 * floor.gather:,.3f} ms: {floor.bytes / 1e6:,.3f} MB at "
             f"{floor.bytes_per_second / 1e9:,.1f} GB/s (large copies where the store is, measured)"
         )
-    lines.append(f"measured (*): {1000 * found.picture_part:,.3f} ms, {found.picture_part / seconds:.2f} x the floor")
+    gather = ", the gather ahead of the step included" if found.ahead and not trained else ""
+    took = f"{1000 * found.picture_part:,.3f} ms, {found.picture_part / seconds:.2f} x the floor"
+    lines.append(f"measured (*{gather}): {took}")
     legs = sum(found.parts.get(LEG(leg), 0.0) for leg in ("sizes", "keys", "vectors", "gradients"))
     if legs:
         lines.append(f"exchange, the wait for slower ranks included, not in the floor: {1000 * legs:,.3f} ms")
+    if found.ahead:
+        took = ", ".join(f"{leg} {1000 * seconds:,.3f}" for leg, seconds in found.ahead.items())
+        lines.append(
+            f"begun ahead, beside the step before, in ms: {took}. A step waits only for what is not ready then;"
+        )
+        lines.append("  images.look_ahead=false makes them parts of their own step.")
     return "\n".join(lines)
 
 

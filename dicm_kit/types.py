@@ -76,6 +76,8 @@ class Batch:
     """Which user saw it: for GAUC, not a feature."""
     item_N: Int[Tensor, " N"]
     """The target's row in items.parquet: for metric slices and reports, not a feature."""
+    ahead: object | None = None
+    """What was begun for this batch while an earlier one was computed; only whoever began it looks into it."""
 
     @property
     def num_impressions(self) -> int:

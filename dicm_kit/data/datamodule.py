@@ -1,7 +1,7 @@
 """Lightning's door to the dataset: batches of every split, read by workers, and the position that a resume needs."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -20,11 +20,21 @@ __all__ = ["BatchLoader", "ColumnsUsed", "CtrDataModule"]
 _PREFETCH = 4  # batches that each worker has ready
 
 
+class LooksAhead(Protocol):
+    """Whoever can begin with a batch while the one before it is computed."""
+
+    def look_ahead(self, batch: Batch) -> Batch:
+        """Begins; called in the order of the batches."""
+
+    def end_look_ahead(self) -> None:
+        """No batch comes any more."""
+
+
 class CtrDataModule(LightningDataModule):
     """Batches of a prepared dataset. Rank and number of ranks come from the trainer; without one, all data is read.
 
-    `batch_size` counts impressions over all ranks. A checkpoint holds the position (epoch, step); it is valid on any
-    number of ranks.
+    `batch_size` counts impressions over all ranks. `ahead`, the `CtrModule`, gets each batch one batch early. A
+    checkpoint holds the position (epoch, step); it is valid on any number of ranks.
     """
 
     def __init__(
@@ -36,12 +46,13 @@ class CtrDataModule(LightningDataModule):
         max_history: int,
         seed: int,
         workers: int = 0,
+        ahead: LooksAhead | None = None,
     ):
         super().__init__()
         slice_size(dataset, batch_size)
         columns.check(dataset)
         self.dataset, self.batch_size, self.columns = dataset, batch_size, columns
-        self.max_history, self.seed, self.workers = max_history, seed, workers
+        self.max_history, self.seed, self.workers, self.ahead = max_history, seed, workers, ahead
         self._resume = (0, 0)  # epoch and step of the next training batch after a load_state_dict
         self._tables: ItemTables | None = None
         self._loaders: list[BatchLoader] = []
@@ -69,6 +80,8 @@ class CtrDataModule(LightningDataModule):
 
     def teardown(self, stage: str) -> None:
         """Ends the workers; Lightning calls it at the end of a fit or test."""
+        if self.ahead is not None:
+            self.ahead.end_look_ahead()
         for loader in self._loaders:
             loader.close()
         self._loaders.clear()
@@ -169,6 +182,20 @@ class BatchLoader:
         return self._steps
 
     def __iter__(self) -> Iterator[Batch]:
+        ahead, batches = self._module.ahead, self._read()
+        if ahead is None:
+            yield from batches
+            return
+        before = None
+        for batch in batches:
+            begun = ahead.look_ahead(batch)
+            if before is not None:
+                yield before
+            before = begun
+        if before is not None:
+            yield before
+
+    def _read(self) -> Iterator[Batch]:
         # the first lines run when the first batch is asked for: Lightning sets the epoch after it called iter()
         epoch, step = self._module.start(self._shuffle)
         if not self._module.workers:

@@ -63,7 +63,7 @@ def pack(batch: Batch) -> Packed:
             return replace(value, values=placed(value.values), offsets=placed(value.offsets))
         return {name: placed(each) for name, each in value.items()}
 
-    layout = {each.name: placed(getattr(batch, each.name)) for each in fields(batch)}
+    layout = {each.name: placed(getattr(batch, each.name)) for each in fields(batch) if each.name != "ahead"}
     packed = Packed(torch.empty(size, dtype=torch.uint8), layout)
     for place, tensor in tensors:
         packed._unpacked(place).copy_(tensor)

@@ -25,10 +25,14 @@ class Traffic:
     """A gradient for each vector from another rank."""
     sizes_seconds: float = 0.0
     keys_seconds: float = 0.0
+    lookup_seconds: float = 0.0
+    """Looking up what the store has: nothing is sent."""
     compute_seconds: float = 0.0
     """Computing vectors: nothing is sent."""
     vectors_seconds: float = 0.0
     gradients_seconds: float = 0.0
+    wait_seconds: float = 0.0
+    """Of a step, for what was begun ahead of it: what sizes, keys and lookup took longer than the step before."""
 
     @property
     def bytes_sent(self) -> int:

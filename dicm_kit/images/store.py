@@ -1,5 +1,6 @@
 """Picture key -> backbone vector, or pixels for a backbone that is trained."""
 
+import threading
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -174,6 +175,7 @@ class PixelStore:
         from PIL import Image
 
         self._folder, self._transform, self._cache_bytes = images_folder, transform, cache_bytes
+        self._one_at_a_time = threading.Lock()  # a step may look pictures up while the next one's are looked up, too
         self._threads = threads or torch.get_num_threads()
         self.rejected: dict[int, str] = {}
         """Key -> why it could not be decoded."""
@@ -197,6 +199,10 @@ class PixelStore:
 
     def lookup(self, keys_U: Int[Tensor, " U"]) -> tuple[Float[Tensor, "U 3 H W"], Bool[Tensor, " U"]]:
         """Returns (pixels, found): float32 [U, 3, H, W] in the keys' order, black where `found` is False."""
+        with self._one_at_a_time:
+            return self._look_up(keys_U)
+
+    def _look_up(self, keys_U: Tensor) -> tuple[Tensor, Tensor]:
         keys = keys_U.cpu().numpy()
         row_U, found_U = self._index.find(keys)
         pixels_UHW3 = np.zeros((len(keys), *self._cache_SHW3.shape[1:]), dtype=np.float32)

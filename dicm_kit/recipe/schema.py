@@ -136,6 +136,9 @@ class ImagesSection:
     """Most distinct pictures that a rank may have to compute in a step, as a guard of its memory; null: no limit."""
     store: Literal["mmap", "memory"] = "mmap"
     """Read the backbone's vectors from files as needed, or hold them all in memory."""
+    look_ahead: bool = True
+    """Exchange the next step's picture keys and look its pictures up while this step computes; false: one by one. The
+    results are the same."""
     transport: Literal["vectors", "backbone_vectors"] = "vectors"
     """What `image_server` sends between ranks; `backbone_vectors`: to measure what store-in-server would cost."""
 

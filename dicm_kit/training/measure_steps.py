@@ -28,6 +28,8 @@ class Block:
     """To pictures, a history once per sample group."""
     pictures: float
     """Distinct ones that this rank served: V."""
+    ahead: dict[str, float]
+    """Seconds of what was begun ahead of its step, beside the step before; empty where nothing was."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ class Measured:
     references: float
     pictures: float
     """V: each rank's, added up; with `image_server` and on one rank, the distinct pictures of the batch."""
+    ahead: dict[str, float]
+    """Seconds of what was begun ahead of its step: no parts of a step, which only waits for what is not ready."""
     floor: Floor | None
     """Of one rank, for its share of V; None: the recipe has no pictures."""
 
@@ -58,8 +62,9 @@ class Measured:
 
     @property
     def picture_part(self) -> float:
-        """Seconds of these parts."""
-        return sum(self.parts.get(part, 0.0) for part in self.picture_parts)
+        """Seconds of these parts, the gather that was begun ahead of its step included."""
+        ahead = self.ahead.get("lookup", 0.0) if GATHER in self.picture_parts else 0.0
+        return sum(self.parts.get(part, 0.0) for part in self.picture_parts) + ahead
 
 
 class MeasureSteps(pl.Callback):
@@ -111,7 +116,7 @@ class MeasureSteps(pl.Callback):
 
     def _begin(self, server: ImageServer | None, device: torch.device, in_parts: bool) -> None:
         self._in_parts, self._impressions = in_parts, 0
-        self._before = _counts(server)
+        self._before, self._before_ahead = _counts(server), _ahead(server)
         if in_parts:
             self._instruments.attach()
         self._clock.start()
@@ -125,8 +130,20 @@ class MeasureSteps(pl.Callback):
             seconds = sum(parts.values()) * self.block
             self._instruments.detach()
         references, pictures = (after - before for after, before in zip(_counts(server), self._before, strict=True))
-        numbers = (self._impressions, references, pictures)
-        self._blocks.append(Block(seconds / self.block, parts, *(number / self.block for number in numbers)))
+        ahead = {leg: (after - self._before_ahead[leg]) / self.block for leg, after in _ahead(server).items()}
+        ahead = {leg: each for leg, each in ahead.items() if each and leg != "wait"} if ahead.get("wait") else {}
+        impressions, references, pictures = (
+            number / self.block for number in (self._impressions, references, pictures)
+        )
+        self._blocks.append(Block(seconds / self.block, parts, impressions, references, pictures, ahead))
+
+
+def _ahead(server: ImageServer | None) -> dict[str, float]:
+    """Returns the seconds since the start of what can be begun ahead, and of the waiting for it."""
+    if server is None:
+        return {}
+    legs = ("sizes", "keys", "lookup", "wait", *(("vectors",) if server.sends_ahead else ()))
+    return {leg: getattr(server.exchange.traffic, f"{leg}_seconds") for leg in legs}
 
 
 def _counts(server: ImageServer | None) -> tuple[int, int]:
@@ -157,6 +174,10 @@ def put_together(steps: int, of_ranks: list[list[Block]], floors: list[Floor | N
         whole=sum(block.seconds for each in whole for block in each) / len(whole) / ranks,
         in_parts=sum(block.seconds for each in apart for block in each) / len(apart) / ranks,
         parts=parts,
+        ahead={
+            leg: sum(block.ahead.get(leg, 0.0) for each in whole for block in each) / len(whole) / ranks
+            for leg in whole[0][0].ahead
+        },
         floor=mean_floor,
         **{
             name: sum(getattr(block, name) for each in blocks for block in each) / len(blocks)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from dicm_kit.errors import TrainingError, some
 from dicm_kit.features.sharded import sharded_tables
 from dicm_kit.features.tables import sparse_parameters
+from dicm_kit.images.server import ImageServer
 from dicm_kit.interfaces import BaseNet, FeatureEncoder, InterestAggregator
 from dicm_kit.training.loss import StepTotals, add_over_ranks, share_of_global_mean, summed_loss
 from dicm_kit.training.metrics import RankingMetrics
@@ -101,14 +102,26 @@ class CtrModule(LightningModule):
                     vectors[side][column] = encoder(columns[side][column])
         return Encoded(**vectors, group_N=batch.group_N)
 
+    def look_ahead(self, batch: Batch) -> Batch:
+        """Begins what needs no parameters for a batch, on CPU, that will come after the one that is computed now.
+
+        Collective in the order of the calls, like `ImageServer.look_ahead`: for every rank's data module, or for none.
+        """
+        if not isinstance(self.server, ImageServer):
+            return batch
+        return replace(batch, ahead=self.server.look_ahead(*self._keys(batch)))
+
+    def end_look_ahead(self) -> None:
+        """To be called when no batch comes any more."""
+        if isinstance(self.server, ImageServer):
+            self.server.end_look_ahead()
+
     def _pictures(self, batch: Batch) -> Pictures | None:
-        if self.server is None:
-            return None
-        return self.server(
-            batch.target_key_N if self.image_target else None,
-            batch.history_key_GL if self.image_history else None,
-            batch.mask_GL,
-        )
+        return None if self.server is None else self.server(*self._keys(batch), batch.ahead)
+
+    def _keys(self, batch: Batch) -> tuple[Tensor | None, Tensor | None, Tensor]:
+        target_key_N = batch.target_key_N if self.image_target else None
+        return target_key_N, batch.history_key_GL if self.image_history else None, batch.mask_GL
 
     def _interest(
         self, batch: Batch, encoded: Encoded, pictures: Pictures | None, repeat: "_Repeat", need_weights: bool

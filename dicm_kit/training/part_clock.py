@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,7 @@ TO_DEVICE = "batch to the device"
 ENCODERS = "encoders"
 DEDUP = "pictures: dedup, types, back to references"
 LEG = "exchange: {}".format
+WAIT = "pictures: waiting for what was begun ahead"
 GATHER = "pictures: gather"
 BACKBONE = "pictures: backbone"
 EMBEDDER = "pictures: embedder"
@@ -33,7 +34,8 @@ OPTIMIZER = "optimizer"
 REST = "rest: Lightning, counters"
 
 PARTS = (
-    *(READING, TO_DEVICE, ENCODERS, DEDUP, LEG("sizes"), LEG("keys"), GATHER, BACKBONE, EMBEDDER, LEG("vectors")),
+    *(READING, TO_DEVICE, ENCODERS, WAIT, DEDUP, LEG("sizes"), LEG("keys"), GATHER, BACKBONE, EMBEDDER),
+    LEG("vectors"),
     *(INTEREST, NET, LOSS, BACKWARD, BACK_DEDUP, LEG("gradients"), BACK_EMBEDDER, BACK_BACKBONE, AVERAGING),
     *(OPTIMIZER, REST),
 )
@@ -114,7 +116,7 @@ class Instruments:
             parts |= {server: DEDUP, server.embedder: EMBEDDER}
             if server.backbone is not None:
                 parts[server.backbone] = BACKBONE
-            self._around_store_and_exchange(server)
+            server.exchange.around = self._around
         for part_module, part in parts.items():
             self._handles.append(part_module.register_forward_pre_hook(partial(self._enter, part)))
             self._handles.append(part_module.register_forward_hook(partial(self._leave, part)))
@@ -132,7 +134,7 @@ class Instruments:
         self._handles.clear()
         server = self._module.server
         if isinstance(server, ImageServer):
-            del server.store.lookup, server.exchange.around  # the classes' own are there again
+            del server.exchange.around  # the class's own is there again
 
     def _enter(self, part: str, *_: Any) -> None:
         self._clock.enter(part)
@@ -140,16 +142,11 @@ class Instruments:
     def _leave(self, part: str, *_: Any) -> None:
         self._clock.leave(part)
 
-    def _around_store_and_exchange(self, server: ImageServer) -> None:
-        lookup = server.store.lookup
-
-        def gather(keys_U: Tensor) -> Any:
-            with self._clock.within(GATHER):
-                return lookup(keys_U)
-
-        server.store.lookup = gather  # type: ignore[method-assign]
-        # computing is no leg of its own: gather, backbone and embedder are
-        server.exchange.around = lambda leg: nullcontext() if leg == "compute" else self._clock.within(LEG(leg))
+    def _around(self, leg: str) -> AbstractContextManager[object]:
+        """The exchange of the step's own thread: what is done ahead of a step takes none of its time."""
+        parts = {"wait": WAIT, "lookup": GATHER}
+        # computing is no leg of its own: backbone and embedder are
+        return nullcontext() if leg == "compute" else self._clock.within(parts.get(leg, LEG(leg)))
 
     def _in_backward(self, server: ImageServer) -> None:
         """Backward runs against the order of forward: what uses pictures, then server, embedder, backbone, the rest."""

@@ -113,7 +113,7 @@ class ImageServerStrategy(DDPStrategy):
         if trainer is None:
             return "the start"
         module = trainer.lightning_module
-        leg = next((server.exchange.leg for server in _servers(module) if server.exchange.leg), "")
+        leg = next((server.leg for server in _servers(module) if server.leg), "")
         doing = self._phase or _STAGES.get(str(trainer.state.stage and trainer.state.stage.value), "start")
         return f"step {trainer.global_step}, {doing}" + (f", exchange of {leg}" if leg else "")
 
@@ -198,7 +198,7 @@ class ImageServerStrategy(DDPStrategy):
         module = self.lightning_module
         assert module is not None, "Lightning connects the module first"
         for server in _servers(module):
-            server.spread(self._new_group())
+            server.spread(self._new_group(), self._new_group("gloo"))  # the second for tensors on CPU, everywhere
         sharded = sharded_tables(module)
         group = self._new_group()
         for table in sharded.values():
@@ -214,8 +214,9 @@ class ImageServerStrategy(DDPStrategy):
         for each in self._replicated:  # as DDP does with what it averages; on their device by now
             torch.distributed.broadcast(each.detach(), src=0, group=group)
 
-    def _new_group(self) -> torch.distributed.ProcessGroup:
-        group = torch.distributed.new_group(backend=self._get_process_group_backend(), timeout=self._timeout)
+    def _new_group(self, backend: str | None = None) -> torch.distributed.ProcessGroup:
+        backend = backend or self._get_process_group_backend()
+        group = torch.distributed.new_group(backend=backend, timeout=self._timeout)
         assert isinstance(group, torch.distributed.ProcessGroup), "every rank is in it"
         self._groups.append(group)
         return group

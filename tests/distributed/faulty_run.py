@@ -18,6 +18,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from dicm_kit import cli, session
 from dicm_kit.errors import DataError
+from dicm_kit.exchange.all_to_all import Exchange
 
 
 class Accident(Callback):
@@ -51,22 +52,26 @@ class Accident(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Goes between what is under the strategy's own methods."""
-        exchange = pl_module.server.exchange
-        plain = exchange._under_way
-
-        @contextmanager
-        def under_way(leg: str) -> Iterator[None]:
-            with plain(leg):
-                self.happen(trainer, leg)
-                yield
-
-        exchange._under_way = under_way
+        self.within(trainer, pl_module.server.exchange, "")
+        self.within(trainer, pl_module.server._asking, "ahead-")
         for phase, thing, name in (
             ("forward", pl_module, "training_step"),
             ("backward", pl_module, "backward"),
             ("optimizer", trainer.optimizers[0], "step"),
         ):
             setattr(thing, name, self.before(getattr(thing, name), trainer, phase))
+
+    def within(self, trainer: Trainer, exchange: Exchange, prefix: str) -> None:
+        """Puts the accident into every leg of an exchange."""
+        plain = exchange.under_way
+
+        @contextmanager
+        def under_way(leg: str) -> Iterator[None]:
+            with plain(leg):
+                self.happen(trainer, prefix + leg)
+                yield
+
+        exchange.under_way = under_way
 
     def before(self, plain: Callable[..., Any], trainer: Trainer, phase: str) -> Callable[..., Any]:
         """Returns the function with the accident before it."""

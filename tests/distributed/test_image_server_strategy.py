@@ -85,7 +85,7 @@ def train_toy(rank, num_ranks, groups, without_pictures):
     trainer = ddp_trainer(rank, num_ranks, ImageServerStrategy, max_epochs=2, enable_checkpointing=False)
     if rank in without_pictures:
         pictures, without = module.server.forward, torch.zeros_like
-        module.server.forward = lambda target_N, history_GL, mask: pictures(
+        module.server.forward = lambda target_N, history_GL, mask, ahead=None: pictures(
             without(target_N), without(history_GL), mask
         )
     trainer.fit(module, data)

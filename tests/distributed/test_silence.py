@@ -80,7 +80,7 @@ def died(rank: int, at: str) -> str:
     ],
 )
 def test_a_rank_is_killed(launcher: str, rank: int, place: str, at: str, shop: Path) -> None:
-    ended = faulty(launcher, 3, "kill", rank, place, shop)
+    ended = faulty(launcher, 3, "kill", rank, place, shop, "images.look_ahead=false")
     assert ended.code
     for other in {0, 1, 2} - {rank}:
         assert told(ended, other) == died(rank, at)
@@ -89,6 +89,15 @@ def test_a_rank_is_killed(launcher: str, rank: int, place: str, at: str, shop: P
     if rank and "optimizer" not in place:
         assert last is not None
         assert last.name == "last.ckpt"
+
+
+@pytest.mark.parametrize("fault", ["kill", "stop"])
+def test_a_rank_goes_while_it_asks_for_the_next_step(fault: str, shop: Path) -> None:
+    """By a thread of its own, so its main thread may be anywhere, or waits for the keys in the next step."""
+    ended = faulty("lightning", 3, fault, 1, "ahead-keys@5", shop)
+    for other in (0, 2):
+        assert re.fullmatch(r"rank 1 has (died|been silent).* last heard of at step [56], .*", told(ended, other))
+    assert ended.seconds < TIMEOUT + 1
 
 
 @pytest.mark.parametrize(
@@ -126,7 +135,7 @@ def test_more_distinct_pictures_at_one_owner_than_allowed(shop: Path) -> None:
     (first,) = re.findall(r"^ImageError: `images.max_distinct`: (a step has .*)$", ended.output, re.MULTILINE)
     (other,) = re.findall(r"^RankError: (.*)$", ended.output, re.MULTILINE)
     assert re.fullmatch(
-        rf"rank \d: rank \d has ended with an error at step \d+, forward, exchange of compute: "
+        rf"rank \d: rank \d has ended with an error at step \d+, forward, exchange of lookup, begun ahead: "
         rf"ImageError: `images.max_distinct`: {re.escape(first)}",
         other,
     )

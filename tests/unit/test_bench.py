@@ -21,7 +21,7 @@ ALWAYS = {
 def test_the_parts_add_up_and_the_pictures_are_those_of_the_batches(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = run.bench(debug(tmp_path, SMALL), 40)
+    found = run.bench(debug(tmp_path, SMALL, "images.look_ahead=false"), 40)
     out = capsys.readouterr().out
 
     assert set(found.parts) == ALWAYS | part_clock.PICTURE_PARTS
@@ -50,10 +50,21 @@ def test_the_parts_add_up_and_the_pictures_are_those_of_the_batches(
     assert not (tmp_path / "run").exists()
 
 
+def test_what_is_begun_ahead_is_no_part_of_a_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = run.bench(debug(tmp_path, SMALL), 8)
+    out = capsys.readouterr().out
+    assert set(found.parts) == (ALWAYS | part_clock.PICTURE_PARTS | {part_clock.WAIT}) - {part_clock.GATHER}
+    assert set(found.ahead) == {"lookup"}
+    in_step = sum(found.parts.get(part, 0) for part in part_clock.PICTURE_PARTS)
+    assert found.picture_part == pytest.approx(in_step + found.ahead["lookup"])
+    assert "the gather ahead of the step included" in out
+    assert f"begun ahead, beside the step before, in ms: lookup {1000 * found.ahead['lookup']:,.3f}" in out
+
+
 def test_the_floor_of_a_trained_backbone_is_the_embedders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = run.bench(debug(tmp_path, SMALL, "images.backbone.trainable=all", "trainer.precision=bf16-mixed"), 8)
-    own = {part_clock.BACKBONE, part_clock.BACK_BACKBONE}
-    assert set(found.parts) == ALWAYS | part_clock.PICTURE_PARTS | own
+    own = {part_clock.WAIT, part_clock.BACKBONE, part_clock.BACK_BACKBONE}
+    assert set(found.parts) == (ALWAYS | part_clock.PICTURE_PARTS | own) - {part_clock.GATHER}
     assert found.picture_parts == part_clock.PICTURE_PARTS - {part_clock.GATHER}
     assert found.floor is not None
     assert found.floor.bytes == 0
@@ -72,7 +83,7 @@ def test_a_recipe_without_pictures_has_no_floor(tmp_path: Path, capsys: pytest.C
 def test_ranks_are_averaged_and_slow_blocks_left_out() -> None:
     def block(seconds: float, net: float | None = None) -> Block:
         parts = None if net is None else {part_clock.NET: net, part_clock.REST: seconds - net}
-        return Block(seconds, parts, impressions=10, references=8, pictures=3)
+        return Block(seconds, parts, impressions=10, references=8, pictures=3, ahead={"lookup": 0.5, "keys": seconds})
 
     slow = [block(90), block(90, net=90), block(1), block(1, net=1)]
     mine = [block(2), block(3, net=2), block(4), block(5, net=5), *slow]
@@ -81,3 +92,4 @@ def test_ranks_are_averaged_and_slow_blocks_left_out() -> None:
     assert (found.ranks, found.whole, found.in_parts) == (2, 3, 4)  # means of 1, 3, 3, 90 and of 1, 3, 5, 90
     assert found.parts == {part_clock.NET: 3.25, part_clock.REST: 0.75}
     assert (found.impressions, found.references, found.pictures) == (20, 16, 6)
+    assert found.ahead == {"lookup": 0.5, "keys": 3}

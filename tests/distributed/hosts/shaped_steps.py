@@ -1,4 +1,6 @@
-"""How much slower is a step on slower links? AMS, store-in-server and store-in-worker on four hosts.
+"""How much slower is a step on slower links, and how much of the exchange does looking ahead hide?
+
+AMS, store-in-server and store-in-worker on four hosts; the first two also without `images.look_ahead`.
 
     python tests/distributed/hosts/shaped_steps.py [--rounds N] [--steps N] [KEY=VALUE ...]
 
@@ -31,7 +33,11 @@ RECIPE = HERE / "wide.yaml"
 HOSTS = 4
 WAYS = {
     "AMS": ["trainer.strategy=image_server"],
+    "AMS, one by one": ["trainer.strategy=image_server", "images.look_ahead=false"],
     "store-in-server": ["trainer.strategy=image_server", "images.transport=backbone_vectors"],
+    "store-in-server, one by one": [
+        *("trainer.strategy=image_server", "images.transport=backbone_vectors", "images.look_ahead=false")
+    ],
     "store-in-worker": ["trainer.strategy=ddp"],
 }
 SPEEDS = {None: "unshaped", 1000.0: "1 Gbit/s", 100.0: "100 Mbit/s"}
@@ -48,6 +54,8 @@ class Measured:
     """Of each step."""
     num_bytes: list[float] = field(default_factory=list)
     """Sent by all hosts in a step, by round, with everything: exchange, averaging of gradients, headers."""
+    legs: dict[str, float] = field(default_factory=dict)
+    """Seconds that rank 0 took for each leg of the exchange, in all steps."""
 
 
 def main() -> None:
@@ -102,8 +110,11 @@ def measured(made: Hosts, folder: Path, overrides: list[str], rounds: int, steps
     result = {mbit: Measured() for mbit in SPEEDS}
     for mbit, before, after in zip(phases, sent, sent[1:], strict=False):
         result[mbit].num_bytes.append((after - before) / (1 + steps))
-    for mbit, seconds in zip(phases, json.loads((folder / "steps.json").read_text()), strict=True):
+    noted = json.loads((folder / "steps.json").read_text())
+    for mbit, seconds, traffic in zip(phases, noted["seconds"], noted["traffic"], strict=True):
         result[mbit].seconds += seconds
+        for leg in ("sizes", "keys", "lookup", "vectors", "gradients", "wait"):
+            result[mbit].legs[leg] = result[mbit].legs.get(leg, 0.0) + traffic[f"{leg}_seconds"]
     return result
 
 
@@ -120,9 +131,11 @@ def print_way(way: str, result: dict[float | None, Measured]) -> None:
         low, middle, high = seconds[len(seconds) // 4], median(seconds), seconds[3 * len(seconds) // 4]
         megabytes = median(result[mbit].num_bytes) / 1e6
         print(
-            f"{way:16} {name:12} {middle:7.3f} s a step ({low:.3f} to {high:.3f}, {len(seconds)} steps)"
+            f"{way:28} {name:12} {middle:7.3f} s a step ({low:.3f} to {high:.3f}, {len(seconds)} steps)"
             f"   {middle / unshaped:6.2f} x unshaped   {megabytes:8.2f} MB sent in a step"
         )
+        legs = {leg: 1000 * each / len(seconds) for leg, each in result[mbit].legs.items() if each}
+        print(" " * 28, "rank 0, ms a step:", ", ".join(f"{leg} {each:.2f}" for leg, each in legs.items()))
 
 
 if __name__ == "__main__":

@@ -4,18 +4,21 @@
 
 After WARM_UP steps come PHASES times 1 + STEPS. Before each phase rank 0 makes FOLDER/ready-<phase> and waits for
 FOLDER/go-<phase>; the other ranks wait for rank 0, in their next collective. The first step of a phase holds that wait
-and is left out. FOLDER/steps.json gets the seconds of the others, by phase.
+and is left out. FOLDER/steps.json gets the seconds of the others, by phase, and what rank 0's exchange did in them.
 """
 
+import copy
 import json
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from dicm_kit import run
+from dicm_kit.exchange.traffic import Traffic
 from dicm_kit.recipe.load import load
 from dicm_kit.session import Session
 
@@ -26,6 +29,9 @@ class StepClock(Callback):
     def __init__(self, folder: Path, warm_up: int, phases: int, steps: int):
         self.folder, self.warm_up, self.phases, self.steps = folder, warm_up, phases, steps
         self.seconds: list[list[float]] = [[] for _ in range(phases)]
+        self.traffic = [Traffic() for _ in range(phases)]
+        """Of the steps whose seconds these are."""
+        self._before = Traffic()
         self._last = 0.0
 
     def _place(self, step: int) -> tuple[int, int]:
@@ -44,11 +50,13 @@ class StepClock(Callback):
         now = time.perf_counter()
         if phase >= 0 and step > 0:
             self.seconds[phase].append(now - self._last)
-        self._last = now
+            self.traffic[phase] += pl_module.server.exchange.traffic - self._before
+        self._last, self._before = now, copy.copy(pl_module.server.exchange.traffic)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
-            (self.folder / "steps.json").write_text(json.dumps(self.seconds))
+            noted = {"seconds": self.seconds, "traffic": [asdict(each) for each in self.traffic]}
+            (self.folder / "steps.json").write_text(json.dumps(noted))
 
 
 def main() -> None:

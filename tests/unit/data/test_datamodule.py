@@ -32,7 +32,7 @@ def tensors(batch) -> dict[str, torch.Tensor]:
         for key, column in (value if isinstance(value, dict) else {"": value}).items():
             if isinstance(column, Bag):
                 found |= {f"{name}.{key}.values": column.values, f"{name}.{key}.offsets": column.offsets}
-            else:
+            elif column is not None:
                 found[f"{name}.{key}"] = column
     return found
 
