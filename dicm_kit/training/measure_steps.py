@@ -129,12 +129,10 @@ class MeasureSteps(pl.Callback):
             parts = {part: each / self.block for part, each in self._clock.stop().items()}
             seconds = sum(parts.values()) * self.block
             self._instruments.detach()
-        references, pictures = (after - before for after, before in zip(_counts(server), self._before, strict=True))
+        counted = [after - before for after, before in zip(_counts(server), self._before, strict=True)]
+        impressions, references, pictures = (number / self.block for number in (self._impressions, *counted))
         ahead = {leg: (after - self._before_ahead[leg]) / self.block for leg, after in _ahead(server).items()}
         ahead = {leg: each for leg, each in ahead.items() if each and leg != "wait"} if ahead.get("wait") else {}
-        impressions, references, pictures = (
-            number / self.block for number in (self._impressions, references, pictures)
-        )
         self._blocks.append(Block(seconds / self.block, parts, impressions, references, pictures, ahead))
 
 
