@@ -29,7 +29,7 @@
    on disk, `picture_counts.py`, `measure_steps.py` and `part_clock.py` where a step's time goes, `warm_start.py` an
    earlier run's weights: `taking_over.py` piece by piece, `row_values.py` ids, `same_inputs.py`
 7. `artifacts/` what a run leaves behind:  `run_folder.py`, `metrics_file.py`, `predictions.py`, `difference.py` of two
-   runs, `results.py`, `picture_costs.py`
+   runs, `results.py`, `comparison_files.py`, `picture_costs.py`
 
 Round it: `cli.py` reads the command line, `help_pages.py` explains it, `run.py` has the commands, `session.py` puts a
 recipe's parts together, trains and tests, with pictures from `picture_source.py`; `compare.py` does so for a table of

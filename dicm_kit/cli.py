@@ -180,6 +180,7 @@ def _compare_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("arguments", nargs="+")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--markdown")
+    parser.add_argument("--out")
 
 
 def _compare(options: argparse.Namespace) -> None:
@@ -193,7 +194,8 @@ def _compare(options: argparse.Namespace) -> None:
     from dicm_kit.recipe.load import find_recipe
 
     markdown = Path(options.markdown) if options.markdown else None
-    run.compare([find_recipe(each) for each in recipes], overrides, options.seeds, markdown)
+    out = Path(options.out) if options.out else None
+    run.compare([find_recipe(each) for each in recipes], overrides, options.seeds, markdown, out)
 
 
 def _bench_arguments(parser: argparse.ArgumentParser) -> None:

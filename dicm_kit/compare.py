@@ -6,7 +6,7 @@ A run of the same resolved recipe that has ended is taken as it is; one that was
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,8 @@ class PlannedRun:
     path: Path
     overrides: list[str]
     loaded: LoadedRecipe
+    before: "PlannedRun | None" = None
+    """What has to be trained first: its warm start."""
 
     @property
     def folder(self) -> Path:
@@ -66,12 +68,13 @@ def plan_recipes(paths: Sequence[Path], overrides: Sequence[str], seeds: int) ->
 
 def plan_file(comparison: Comparison, seeds: int) -> list[PlannedRow]:
     """Returns the rows of a comparison file; runs lie in `<run_dir>/<row>/seed-N`, or in the `run_dir` of the row."""
+    before = {row.name: PlannedRow(row.name, _runs(row.loaded, row.folder, seeds)) for row in comparison.before}
     rows = []
     for row in comparison.rows:
         rehearse(row.loaded)
-        folder = Path(row.loaded.recipe.run_dir)
-        rows.append(PlannedRow(row.name, _runs(row.loaded, folder if row.own_folder else folder / row.name, seeds)))
-    _check_folders(rows)
+        runs = _runs(row.loaded, row.folder, seeds, before[row.after].runs if row.after else None)
+        rows.append(PlannedRow(row.name, runs))
+    _check_folders([*before.values(), *rows])
     return rows
 
 
@@ -82,7 +85,8 @@ def check_data(rows: Sequence[PlannedRow], fingerprint: Callable[[LoadedRecipe],
     with some that were cut off.
     """
     tested, trained = list[str](), list[str]()
-    for row in rows:
+    before = [[run.before for run in row.runs if run.before] for row in rows]
+    for row in (*rows, *(PlannedRow("before", runs) for runs in before if runs)):
         finished = {run.folder: tested_on(run.folder) for run in row.runs if _finished(run)}
         cut_off = {run.folder: trained_on(run.folder) for run in row.runs if run.folder not in finished}
         if not any((*finished.values(), *cut_off.values())):
@@ -117,9 +121,26 @@ def compared(rows: Sequence[PlannedRow], against: str) -> tuple[list[Row], dict[
         oracle = of_row[0].get("oracle") or oracle
         sides.append(Side([run.folder for run in row.runs]))
         found = differences(sides[-1], sides[0]) if len(sides) > 1 else {}
-        speed = float(np.mean([each["impressions_per_second"] for each in of_row]))
-        results[row.name] = Row(row.name, [each["test"] for each in of_row], speed, found)
+        costs = _costs(of_row)
+        speed = costs["impressions_per_second"]
+        results[row.name] = Row(row.name, [each["test"] for each in of_row], speed, found, costs)
     return [results[row.name] for row in rows], oracle
+
+
+def _costs(results: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    """Returns means over a row's runs; None where a run does not say."""
+    of_runs = [
+        {
+            **{name: each.get(name) for name in ("parameters", "training_seconds", "impressions_per_second")},
+            "pictures_embedded": each["pictures"]["embedded"] if each.get("pictures", {}).get("embedded") else None,
+        }
+        for each in results
+    ]
+    costs: dict[str, float | None] = {}
+    for name in of_runs[0]:
+        values = [float(each) for each in (of_run[name] for of_run in of_runs) if each is not None]
+        costs[name] = float(np.mean(values)) if len(values) == len(of_runs) else None
+    return costs
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
@@ -128,13 +149,21 @@ def _names(paths: Sequence[Path]) -> list[str]:
     return stems if len(set(stems)) == len(stems) else [str(path.with_suffix("")) for path in paths]
 
 
-def _runs(loaded: LoadedRecipe, folder: Path | str | None, seeds: int) -> list[PlannedRun]:
-    """Returns a run for each seed, the recipe's own seed first; `folder` None: in the recipe's own."""
+def _runs(
+    loaded: LoadedRecipe, folder: Path | str | None, seeds: int, before: Sequence[PlannedRun] | None = None
+) -> list[PlannedRun]:
+    """Returns a run for each seed, the recipe's own seed first; `folder` None: in the recipe's own.
+
+    `before`: for each seed the run that it starts from.
+    """
     runs = []
-    for seed in range(loaded.recipe.seed, loaded.recipe.seed + seeds):
+    for place, seed in enumerate(range(loaded.recipe.seed, loaded.recipe.seed + seeds)):
         own = [] if folder is None else [f"seed={seed}", f"run_dir={folder}/seed-{seed}"]
+        first = before[place] if before else None
+        if first is not None:
+            own.append(f"warm_start.run={first.folder}")
         overrides = [*loaded.overrides, *own]
-        runs.append(PlannedRun(loaded.path, overrides, load(loaded.path, overrides)))
+        runs.append(PlannedRun(loaded.path, overrides, load(loaded.path, overrides), first))
     return runs
 
 
@@ -168,7 +197,12 @@ def _finished(run: PlannedRun) -> dict[str, Any] | None:
 
 
 def _result(run: PlannedRun, console: Console) -> dict[str, Any]:
-    return _finished(run) or _run_apart(run, console)
+    finished = _finished(run)
+    if finished is not None:
+        return finished
+    if run.before is not None:
+        _result(run.before, console)
+    return _run_apart(run, console)
 
 
 def _run_apart(run: PlannedRun, console: Console) -> dict[str, Any]:

@@ -212,8 +212,8 @@ Next: dicm compare RECIPE RECIPE
     "compare": (
         "run several recipes and put their results into one table",
         """
-Usage: dicm compare RECIPE [RECIPE ...] [--seeds N] [--markdown FILE] [KEY=VALUE ...]
-       dicm compare COMPARISON          [--seeds N] [--markdown FILE] [KEY=VALUE ...]
+Usage: dicm compare RECIPE [RECIPE ...] [--seeds N] [--out FOLDER] [--markdown FILE] [KEY=VALUE ...]
+       dicm compare COMPARISON          [--seeds N] [--out FOLDER] [--markdown FILE] [KEY=VALUE ...]
 
 Runs the recipes, or the rows of a comparison file, one after the other, each with N seeds, and prints one table of
 their test results, with the differences to the first. Runs that are done already are not done again; one that was
@@ -222,12 +222,15 @@ cut off goes on.
   RECIPE           a YAML file, or its name below recipes/
   COMPARISON       a YAML file with rows of overrides (docs/reference/comparison.md), or its name below recipes/
   KEY=VALUE        overrides any key, in every row
+  base=RECIPE      puts another recipe in the place of the comparison's `base`
   --seeds N        runs of each row, with seeds seed, seed + 1, ...; default 1
+  --out FOLDER     writes table.md, table.csv and table.png, too
   --markdown FILE  writes the table as Markdown, too
   --traceback      show where an error comes from
 
 Examples:
   dicm compare recipes/quickstart/dicm.yaml recipes/quickstart/baseline.yaml
+  dicm compare recipes/paper/table3.yaml --seeds 5 --out table3
   dicm compare recipes/quickstart/dicm.yaml recipes/quickstart/baseline.yaml --seeds 3 trainer.max_epochs=2
   dicm compare recipes/quickstart/compare.yaml --seeds 3 --markdown table.md
 

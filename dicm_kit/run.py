@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from dicm_kit.artifacts.comparison_files import write_comparison
 from dicm_kit.artifacts.difference import Difference, Side, contents, differences
 from dicm_kit.artifacts.results import Row, comparison_markdown, print_against, print_comparison
 from dicm_kit.artifacts.run_folder import RECIPE_FILE, claimed, earlier_run, runs_in
@@ -117,8 +118,17 @@ def against(runs: Sequence[Path], others: Sequence[Path]) -> dict[str, Differenc
     return found
 
 
-def compare(paths: Sequence[Path], overrides: Sequence[str], seeds: int, markdown: Path | None = None) -> list[Row]:
-    """Runs recipes, or the rows of one comparison file, with each seed, and prints them in one table."""
+def compare(
+    paths: Sequence[Path],
+    overrides: Sequence[str],
+    seeds: int,
+    markdown: Path | None = None,
+    out: Path | None = None,
+) -> list[Row]:
+    """Runs recipes, or the rows of one comparison file, with each seed, and prints them in one table.
+
+    `markdown` is a file for the table, `out` a folder for it as Markdown, CSV and PNG.
+    """
     if any(is_comparison(path) for path in paths):
         if len(paths) > 1:
             raise RecipeError("a comparison file is given alone", where="command line", todo="It names its recipes.")
@@ -132,6 +142,8 @@ def compare(paths: Sequence[Path], overrides: Sequence[str], seeds: int, markdow
     print_comparison(rows, oracle, first)
     if markdown is not None:
         write_whole(markdown, comparison_markdown(rows, oracle, first))
+    if out is not None:
+        print("\n" + "\n".join(str(each) for each in write_comparison(out, rows, oracle, first)))
     return rows
 
 

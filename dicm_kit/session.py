@@ -23,6 +23,7 @@ from dicm_kit.data.collate import ColumnsUsed
 from dicm_kit.data.datamodule import CtrDataModule
 from dicm_kit.data.dataset import ColumnInfo, Dataset
 from dicm_kit.errors import RunError
+from dicm_kit.features.sharded import sharded_tables
 from dicm_kit.hookspecs import HOOK_API
 from dicm_kit.images.server import ImageServer
 from dicm_kit.picture_source import Pictures
@@ -134,6 +135,8 @@ class Session:
             "dicm_kit": __version__,
             "seed": self.recipe.seed,
             "steps": read_checkpoint(checkpoint)["global_step"],
+            "parameters": num_parameters(self.module),
+            "training_seconds": round(self.progress.seconds, 1),
             "impressions_per_second": round(self.progress.impressions_per_second, 1),
             "test": self.module.results["test"],
         }
@@ -146,7 +149,8 @@ class Session:
         if is_first():
             before = read_result(self.folder)
             if before is not None and not result["impressions_per_second"]:  # tested again: nothing was trained
-                result["impressions_per_second"] = before["impressions_per_second"]
+                for name in ("impressions_per_second", "training_seconds"):
+                    result |= {name: before[name]} if name in before else {}
                 result |= {"pictures": before["pictures"]} if "pictures" in before else {}
             rows = in_order(self.module.test_rows())
             write_predictions(self.folder, rows, self.dataset.fingerprint)
@@ -275,6 +279,14 @@ def _interruptible() -> Iterator[None]:
             raise
         signal.signal(signal.SIGINT, before)
         raise KeyboardInterrupt from ended
+
+
+def num_parameters(module: CtrModule) -> int:
+    """Returns how many numbers are trained, of all ranks together; those of a frozen backbone do not count."""
+    tables = sharded_tables(module).values()
+    own = {id(each.weight) for each in tables}
+    dense = sum(each.numel() for each in module.parameters() if each.requires_grad and id(each) not in own)
+    return dense + sum(each.num_rows * each.dim for each in tables)
 
 
 def _logger(name: str, folder: Path) -> Any:

@@ -28,6 +28,8 @@ def picture_costs(
 ) -> dict[str, Any]:
     """Returns what test.json holds under `pictures`: means per step over all ranks, and for several ranks `ways`.
 
+    `embedded` is no mean: how many pictures the whole training embedded, one counted each time it was.
+
     `ran`: the way the run used. `elsewhere`: how many of the `asked` had another rank as owner; None: not known, since
     nothing was asked of other ranks; then (1 - 1/R) of them, as if owners were even. `wide`, `narrow`: bytes of a
     backbone vector, of a picture vector; `wide_gradient`: of a backbone vector's gradient, 0 for a frozen one.
@@ -40,6 +42,7 @@ def picture_costs(
         "grouped": grouped / steps,
         "distinct_on_ranks": asked / steps,
         "distinct": served / steps if ran != "store_in_worker" or ranks == 1 else None,
+        "embedded": served,
     }
     if ranks == 1:
         return result

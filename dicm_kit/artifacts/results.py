@@ -46,6 +46,8 @@ class Row:
     """Training impressions per second."""
     differences: Mapping[str, Difference] = field(default_factory=dict)
     """To the row that others are compared to, which has none itself."""
+    costs: Mapping[str, float | None] = field(default_factory=dict)
+    """Of one run, mean over seeds: parameters, training_seconds, impressions_per_second, pictures_embedded."""
 
 
 def print_result(result: Mapping[str, Any], console: Console | None = None) -> None:
@@ -97,6 +99,24 @@ def print_comparison(
     console.print("seen, new: impressions of items that training has seen, and has not.")
     if any(row.differences for row in rows):
         _print_differences(rows, against, several, console)
+    if any(row.costs for row in rows):
+        _print_costs(rows, console)
+
+
+def _print_costs(rows: Sequence[Row], console: Console) -> None:
+    table = plain_table("\na run costs", "recipe")
+    titles = {
+        "parameters": "parameters",
+        "training_seconds": "seconds",
+        "impressions_per_second": "impressions/s",
+        "pictures_embedded": "pictures embedded",
+    }
+    for title in titles.values():
+        table.add_column(title, justify="right", no_wrap=True)
+    for row in rows:
+        cells = [row.costs.get(name) for name in titles]
+        table.add_row(row.name, *("-" if each is None else f"{each:,.0f}" for each in cells))
+    console.print(table)
 
 
 def _print_differences(rows: Sequence[Row], against: str, several: bool, console: Console) -> None:
@@ -142,12 +162,15 @@ def print_against(
 
 def comparison_markdown(rows: Sequence[Row], oracle: Mapping[str, Any] | None, against: str) -> str:
     """Returns the comparison as one Markdown table."""
-    titles = [*_COMPARED.values(), "log loss", f"GAUC - {against} [95 % over users]"]
+    several = any(each.interval_with_seeds for row in rows for each in row.differences.values())
+    over = "users and seeds" if several else "users"
+    titles = [*_COMPARED.values(), "log loss", f"GAUC - {against} [95 % over {over}]"]
     lines = [["recipe", *titles], ["---"] * (1 + len(titles))]
     for row in rows:
         cells = [_spread([each[name] for each in row.results if name in each]) for name in (*_COMPARED, "log_loss")]
         gauc = row.differences.get("gauc")
-        lines.append([row.name, *cells, _signed(gauc.value) + _interval(gauc.interval, " ", True) if gauc else ""])
+        interval = (gauc.interval_with_seeds or gauc.interval) if gauc else None
+        lines.append([row.name, *cells, _signed(gauc.value) + _interval(interval, " ", True) if gauc else ""])
     if oracle:
         lines.append(["oracle", *(_number(oracle.get(name)) for name in (*_COMPARED, "log_loss")), ""])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)

@@ -1,7 +1,8 @@
 """A comparison file -> its rows: which recipe, with which overrides; or one error with every problem."""
 
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -24,6 +25,8 @@ class RowSection:
     """A recipe in place of `base`, relative to this file."""
     overrides: list[str] = field(default_factory=list)
     """`key=value`, as on the command line."""
+    after: str | None = None
+    """A name in `before`: `warm_start.run` is that run, the one with the same seed."""
 
 
 @dataclass
@@ -36,6 +39,8 @@ class ComparisonSection:
     """The recipe of every row that names no other, relative to this file."""
     rows: dict[str, RowSection]
     """The rows by name, in the order of the table. A name is also the folder of the row's runs."""
+    before: dict[str, RowSection] = field(default_factory=dict)
+    """Runs that are trained first and are no rows of the table: what rows with `after` start from."""
     against: str | None = None
     """The row that differences are to; null: the first."""
 
@@ -49,6 +54,14 @@ class ComparisonRow:
     """With the row's overrides and the command line's, which win."""
     own_folder: bool
     """Whether the row itself says `run_dir`; else its runs lie in a folder of its name below the recipe's."""
+    after: str | None = None
+    """Which of `Comparison.before` it starts from."""
+
+    @property
+    def folder(self) -> Path:
+        """What its runs lie in, each in a folder of its seed."""
+        folder = Path(self.loaded.recipe.run_dir)
+        return folder if self.own_folder else folder / self.name
 
 
 @dataclass(frozen=True)
@@ -58,12 +71,20 @@ class Comparison:
     path: Path
     rows: list[ComparisonRow]
     against: str
+    before: list[ComparisonRow] = field(default_factory=list)
 
     def __str__(self) -> str:
         """A line for each row: its recipe and its overrides."""
-        width = max(len(row.name) for row in self.rows)
-        lines = [f"{row.name:{width}}  {row.loaded.path} {' '.join(row.loaded.overrides)}" for row in self.rows]
-        return "\n".join([f"{len(self.rows)} rows, differences to {self.against}:", *map(str.rstrip, lines)])
+        width = max(len(row.name) for row in (*self.rows, *self.before))
+
+        def line(row: ComparisonRow) -> str:
+            after = f" (after {row.after})" if row.after else ""
+            return f"{row.name:{width}}  {row.loaded.path} {' '.join(row.loaded.overrides)}".rstrip() + after
+
+        lines = [f"{len(self.rows)} rows, differences to {self.against}:", *map(line, self.rows)]
+        if self.before:
+            lines += ["before them:", *map(line, self.before)]
+        return "\n".join(lines)
 
 
 def is_comparison(path: Path) -> bool:
@@ -74,7 +95,9 @@ def is_comparison(path: Path) -> bool:
 def load_comparison(path: Path, overrides: Sequence[str] = ()) -> Comparison:
     """Returns the comparison at `path`, every row loaded with its own overrides and then `overrides`.
 
-    A row without pictures does not get those inside `images`.
+    `base=FILE` among them, looked up from the current folder, puts another recipe in the place of `base`, and recipes
+    of the same names beside it in the place of those beside `base`. A row without pictures does not get overrides
+    inside `images`.
 
     Raises:
         RecipeError: the file or a row has problems; it then shows all of them.
@@ -86,21 +109,56 @@ def load_comparison(path: Path, overrides: Sequence[str] = ()) -> Comparison:
         todo = "Quote an override that holds brackets or braces: `'interest.images.queries=[image]'`."
         raise report(str(path), text, (), [replace(each, todo=each.todo or todo) for each in problems])
     section = _section(tree, problems)
-    for name, row in section.rows.items() if section.rows else ():
-        if row.recipe is not None:
-            _check_is_there(path, row.recipe, ("rows", name, "recipe"), tree, problems)
+    for part in ("rows", "before"):
+        for name, row in (getattr(section, part) or {}).items():
+            if row.recipe is not None:
+                _check_is_there(path, row.recipe, (part, name, "recipe"), tree, problems)
+            if row.after is not None and row.after not in (section.before if part == "rows" else {}):
+                names = ", ".join(section.before) or "none"
+                near = did_you_mean(row.after, section.before) or f"There: {names}; only rows can start from one."
+                mark = typed.mark_of(tree, (part, name, "after"))
+                problems.append(Problem(mark, f"there is no run `{row.after}` in `before`", near))
     if isinstance(section.base, str):
         _check_is_there(path, section.base, ("base",), tree, problems)
     if problems:
         raise report(str(path), text, (), problems)
-    rows = _loaded(path, section, tree, overrides)
-    return Comparison(path, rows, section.against or rows[0].name)
+    bases = [text.removeprefix("base=") for text in overrides if text.startswith("base=")]
+    if bases and not Path(bases[-1]).is_file():
+        raise RecipeError(
+            f"there is no recipe `{bases[-1]}`", where=f"base={bases[-1]}", todo="It is looked up from here."
+        )
+    recipes = _Recipes(path.parent, section.base, Path(bases[-1]) if bases else None)
+    overrides = [text for text in overrides if not text.startswith("base=")]
+    before = _loaded(path, recipes, section.before, "before", tree, overrides, {})
+    folders = {row.name: row.folder for row in before}
+    rows = _loaded(path, recipes, section.rows, "rows", tree, overrides, folders)
+    return Comparison(path, rows, section.against or rows[0].name, before)
+
+
+@dataclass(frozen=True)
+class _Recipes:
+    """Where the recipes of rows are."""
+
+    folder: Path
+    base: str
+    other: Path | None
+    """In the place of `base`."""
+
+    def of(self, row: RowSection) -> Path:
+        """Returns the recipe of a row."""
+        mine = Path(os.path.normpath(self.folder / (row.recipe or self.base)))
+        if self.other is None:
+            return mine
+        base = Path(os.path.normpath(self.folder / self.base))
+        if mine == base:
+            return self.other
+        return self.other.parent / mine.name if mine.parent == base.parent else mine
 
 
 def _section(tree: Section, problems: list[Problem]) -> ComparisonSection:
-    rows = tree.entries.get("rows")
-    if rows is not None and isinstance(rows.value, Section):
-        for entry in rows.value.entries.values():
+    lists = [tree.entries[name] for name in ("rows", "before") if name in tree.entries]
+    for of_rows in lists:
+        for entry in of_rows.value.entries.values() if isinstance(of_rows.value, Section) else ():
             if isinstance(entry.value, Items):
                 entry.value = Section(entry.mark, {"overrides": Entry(entry.mark, entry.value)})
             elif isinstance(entry.value, Scalar) and entry.value.value is None:
@@ -111,10 +169,11 @@ def _section(tree: Section, problems: list[Problem]) -> ComparisonSection:
         problems.append(Problem(typed.mark_of(tree, ("compare",)), what))
     if section.rows == {} and not problems:
         problems.append(Problem(typed.mark_of(tree, ("rows",)), "`rows` has no row", "Write `NAME: [KEY=VALUE, ...]`."))
-    for name in section.rows or {}:
-        if not _NAME.fullmatch(name):
-            what = f"`{name}` cannot be the name of a row: it is the name of a folder, too"
-            problems.append(Problem(typed.mark_of(tree, ("rows", name)), what, "Use letters, digits, `-` and `_`."))
+    for part, names in (("rows", section.rows), ("before", section.before)):
+        for name in names or {}:
+            if not _NAME.fullmatch(name):
+                what = f"`{name}` cannot be the name of a row: it is the name of a folder, too"
+                problems.append(Problem(typed.mark_of(tree, (part, name)), what, "Use letters, digits, `-` and `_`."))
     if section.against is not None and section.rows and section.against not in section.rows:
         near = did_you_mean(section.against, section.rows) or f"Rows: {', '.join(section.rows)}."
         problems.append(Problem(typed.mark_of(tree, ("against",)), f"there is no row `{section.against}`", near))
@@ -129,19 +188,30 @@ def _check_is_there(path: Path, recipe: str, place: typed.Path, tree: Section, p
         problems.append(Problem(typed.mark_of(tree, place), f"there is no recipe `{recipe}`", near))
 
 
-def _loaded(path: Path, section: ComparisonSection, tree: Section, overrides: Sequence[str]) -> list[ComparisonRow]:
+def _loaded(
+    path: Path,
+    recipes: _Recipes,
+    sections: Mapping[str, RowSection],
+    part: str,
+    tree: Section,
+    overrides: Sequence[str],
+    before: Mapping[str, Path],
+) -> list[ComparisonRow]:
+    """Returns the rows, or the runs before them; `before`: the folders of the latter."""
     rows, errors = [], []
-    for name, row in section.rows.items():
-        marks = [typed.mark_of(tree, ("rows", name, "overrides", place)) for place in range(len(row.overrides))]
+    for name, row in sections.items():
+        marks = [typed.mark_of(tree, (part, name, "overrides", place)) for place in range(len(row.overrides))]
         own = [Override(text, f"{path}:{mark.line}") for text, mark in zip(row.overrides, marks, strict=True)]
+        start = [] if row.after is None else [f"warm_start.run={before[row.after]}"]
         try:
-            loaded = _load_row(path.parent / (row.recipe or section.base), own, overrides)
+            loaded = _load_row(recipes.of(row), [*start, *own], overrides)
         except RecipeError as error:
             errors.append(f"row `{name}`: {error.what}")
             continue
-        rows.append(ComparisonRow(name, loaded, any(text.startswith("run_dir=") for text in row.overrides)))
+        own_folder = any(text.startswith("run_dir=") for text in row.overrides)
+        rows.append(ComparisonRow(name, loaded, own_folder, row.after))
     if errors:
-        head = f"{len(errors)} of {len(section.rows)} rows cannot be run"
+        head = f"{len(errors)} of {len(sections)} rows cannot be run"
         raise RecipeError("\n\n".join([head, *errors]), where=str(path))
     return rows
 

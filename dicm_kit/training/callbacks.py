@@ -37,9 +37,12 @@ class CtrProgress(ProgressBar):
     @property
     def impressions_per_second(self) -> float:
         """Training speed since the run's start, all ranks together; 0 before the first step has ended."""
-        running = time.monotonic() - self._since if self._since is not None else 0.0
-        seconds = self._seconds + running
-        return self._impressions / seconds if self._impressions and seconds > 0 else 0.0
+        return self._impressions / self.seconds if self._impressions and self.seconds > 0 else 0.0
+
+    @property
+    def seconds(self) -> float:
+        """How long it has trained since the run's start, without validations."""
+        return self._seconds + (time.monotonic() - self._since if self._since is not None else 0.0)
 
     def disable(self) -> None:
         """Lightning silences ranks other than 0 with it."""

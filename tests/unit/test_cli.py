@@ -113,11 +113,11 @@ def test_bench_hands_on_the_recipe_and_the_steps(
 def test_test_and_compare(calls: list[tuple[Any, ...]]) -> None:
     assert cli.main(["test", "runs/x"]) == 0
     assert cli.main(["compare", EXAMPLE, "trainer.max_steps=3", "--seeds", "2", EXAMPLE, "batch_size=64"]) == 0
-    assert cli.main(["compare", "quickstart/compare.yaml", "--markdown", "table.md"]) == 0
+    assert cli.main(["compare", "quickstart/compare.yaml", "--markdown", "table.md", "--out", "table"]) == 0
     assert calls == [
         ("test", Path("runs/x"), {}),
-        ("compare", [Path(EXAMPLE), Path(EXAMPLE)], ["trainer.max_steps=3", "batch_size=64"], 2, None, {}),
-        ("compare", [Path("recipes/quickstart/compare.yaml")], [], 1, Path("table.md"), {}),
+        ("compare", [Path(EXAMPLE), Path(EXAMPLE)], ["trainer.max_steps=3", "batch_size=64"], 2, None, None, {}),
+        ("compare", [Path("recipes/quickstart/compare.yaml")], [], 1, Path("table.md"), Path("table"), {}),
     ]
 
 

@@ -1,10 +1,13 @@
 """`dicm compare`: which runs are started, with which overrides, and what the table says of them."""
 
+import csv
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from recipes.debug_runs import debug
 from unit.artifacts.predicted import rows
 
@@ -39,7 +42,14 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         skill = loaded.recipe.seed / 10 + loaded.recipe.batch_size / 100
         write_predictions(folder, in_order(rows(skill)), str(loaded.recipe.data.out))
         write_result(
-            folder, {"test": {"gauc": gauc, "auc": gauc}, "impressions_per_second": 10.0, "oracle": {"gauc": 0.9}}
+            folder,
+            {
+                "test": {"gauc": gauc, "auc": gauc},
+                "impressions_per_second": 10.0,
+                "oracle": {"gauc": 0.9},
+                "parameters": 1000,
+                "training_seconds": 3.0 + loaded.recipe.seed,
+            },
         )
         commands.append(arguments)
         return type("Ended", (), {"returncode": 0})
@@ -185,6 +195,63 @@ def test_the_command_line_has_the_last_word(tmp_path: Path, started: list[list[s
     compare([comparison(tmp_path, ROWS)], ["batch_size=64", f"run_dir={tmp_path}/elsewhere"], seeds=1)
     recipes = [load(tmp_path / "elsewhere" / name / "seed-7/recipe.yaml").recipe for name in ("small", "large")]
     assert [each.batch_size for each in recipes] == [64, 64]
+
+
+BEFORE = """\
+compare: 1
+base: ./tiny.yaml
+before:
+  yesterday: [batch_size=64]
+rows:
+  none: []
+  partial: {after: yesterday}
+  full: {after: yesterday, overrides: [warm_start.parts=all]}
+"""
+
+
+def test_rows_start_from_the_run_before_them_with_the_same_seed(tmp_path: Path, started: list[list[str]]) -> None:
+    recipe(tmp_path)
+    write_whole(tmp_path / "table.yaml", BEFORE)
+    rows = compare([tmp_path / "table.yaml"], [], seeds=2)
+    assert [row.name for row in rows] == ["none", "partial", "full"]
+    folders = [next(each for each in reversed(command) if each.startswith("run_dir=")) for command in started]
+    names = ["none", "none", "yesterday", "partial", "yesterday", "partial", "full", "full"]
+    seeds = [7, 8, 7, 7, 8, 8, 7, 8]
+    wanted = [f"run_dir={tmp_path}/run/{name}/seed-{seed}" for name, seed in zip(names, seeds, strict=True)]
+    assert folders == wanted
+    for command, name, seed in zip(started, names, seeds, strict=True):
+        own = [each for each in command if each.startswith("warm_start.run=")]
+        assert own[-1:] == (
+            [f"warm_start.run={tmp_path}/run/yesterday/seed-{seed}"] if name in ("partial", "full") else []
+        )
+
+
+def test_the_table_as_files(tmp_path: Path, started: list[list[str]], capsys: pytest.CaptureFixture[str]) -> None:
+    rows = compare([comparison(tmp_path, ROWS)], [], seeds=2, out=tmp_path / "out")
+    out = capsys.readouterr().out
+    assert "a run costs" in out
+    (small, large) = csv.DictReader((tmp_path / "out/table.csv").read_text().splitlines())
+    assert (small["row"], small["gauc_difference"], large["against"]) == ("small", "", "small")
+    found = rows[1].differences["gauc"]
+    assert float(large["gauc_difference"]) == pytest.approx(found.value)
+    assert float(large["gauc_difference_low"]) == pytest.approx(found.interval[0])
+    assert float(large["gauc_difference_with_seeds_high"]) == pytest.approx(found.interval_with_seeds[1])
+    assert float(large["gauc"]) == pytest.approx(0.675)  # seeds 7 and 8
+    assert (large["parameters"], large["training_seconds"], large["pictures_embedded"]) == ("1000.0", "10.5", "")
+    assert (tmp_path / "out/table.md").read_text().startswith("| recipe |")
+    with Image.open(tmp_path / "out/table.png") as picture:
+        picture.load()
+        assert picture.width > 1000
+
+
+def test_a_picture_without_matplotlib_is_an_error_that_names_the_extra(
+    tmp_path: Path, started: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(RunError, match="needs matplotlib") as caught:
+        compare([comparison(tmp_path, ROWS)], [], seeds=1, out=tmp_path / "out")
+    assert "dicm_kit[report]" in caught.value.todo
+    assert (tmp_path / "out/table.csv").is_file()
 
 
 def test_runs_on_other_data_are_refused(tmp_path: Path, started: list[list[str]]) -> None:

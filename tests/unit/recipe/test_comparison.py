@@ -65,6 +65,38 @@ def test_a_row_without_pictures_does_not_get_what_is_said_of_pictures(folder: Pa
         load_comparison(written(text), ["images.backbone.sed=5"])
 
 
+def test_another_base_takes_the_place_of_the_recipes_beside_the_old_one(folder: Path) -> None:
+    Path("shop").mkdir()
+    text = Path("debug.yaml").read_text()
+    for name, size in (("big.yaml", 256), ("side.yaml", 512)):
+        Path("shop", name).write_text(text.replace("batch_size: 128", f"batch_size: {size}"))
+    Path("side.yaml").write_text(text)
+    rows = "{first: [], second: {recipe: ./side.yaml}, third: {recipe: ./more/other.yaml}}"
+    file = written(f"compare: 1\nbase: ./debug.yaml\nrows: {rows}\n")
+    sizes = [row.loaded.recipe.batch_size for row in load_comparison(file, ["base=shop/big.yaml"]).rows]
+    assert sizes == [256, 512, 32]
+    with pytest.raises(RecipeError, match=r"there is no recipe `shop/bgi\.yaml`"):
+        load_comparison(file, ["base=shop/bgi.yaml"])
+
+
+def test_a_row_after_a_run_that_is_not_there(folder: Path) -> None:
+    text = "compare: 1\nbase: ./debug.yaml\nbefore: {yesterday: []}\nrows: {first: {after: yesteday}}\n"
+    with pytest.raises(
+        RecipeError, match=r"there is no run `yesteday` in `before`[\s\S]*Did you mean `yesterday`"
+    ) as e:
+        load_comparison(written(text))
+    assert "table.yaml:4" in str(e.value)
+
+
+def test_a_row_says_what_it_starts_from(folder: Path) -> None:
+    text = "compare: 1\nbase: ./debug.yaml\nbefore: {yesterday: [seed=5]}\nrows: {first: {after: yesterday}}\n"
+    found = load_comparison(written(text))
+    (row,), (before,) = found.rows, found.before
+    assert row.loaded.recipe.warm_start.run == str(before.folder) == "runs/debug/yesterday"
+    assert str(found).splitlines()[1].endswith("(after yesterday)")
+    assert str(found).splitlines()[2] == "before them:"
+
+
 def test_differences_are_to_the_first_row_unless_said(folder: Path) -> None:
     assert load_comparison(written(WHOLE.replace("against: second\n", ""))).against == "first"
 
