@@ -217,7 +217,8 @@ class Checkpoints(Checkpoint):
             torch.distributed.all_gather_object(states, mine)
         if self._alone:
             _forget_unfinished_batch(checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"])
-        checkpoint["dicm"] = {"provenance": self.provenance, "random_states": states, "best": self.best}
+        ours = {"provenance": self.provenance, "random_states": states, "best": self.best, "monitor": self.monitor}
+        checkpoint["dicm"] = ours
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Takes up the best value and, on the same number of ranks, the random states."""
@@ -227,7 +228,7 @@ class Checkpoints(Checkpoint):
             self._tables = Path(trainer.ckpt_path).parent / ours["tables"]["folder"]
         if trainer.state.fn != TrainerFn.FITTING:
             return
-        self.best = ours["best"]
+        self.best = ours["best"] if ours["monitor"] == self.monitor else None  # the recipe may ask for another now
         if len(ours["random_states"]) == trainer.world_size:
             self._rng_to_restore = ours["random_states"][trainer.global_rank]
 

@@ -1,41 +1,77 @@
-"""Checkpoints on disk: which one a resume takes, what is in it, and whether it fits."""
+"""Checkpoints on disk: which one a resume takes, what is in it, and whether it is of these plugins and vocabularies."""
 
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
 
 from dicm_kit.data.datamodule import CtrDataModule
-from dicm_kit.errors import RunError, some
-from dicm_kit.training.table_files import missing_files
+from dicm_kit.errors import RunError, some, some_lines
+from dicm_kit.training.table_files import check_files
 
 CHECKPOINTS = "checkpoints"
 """The folder in a run folder."""
 
 Provenance = dict[str, Any]
 """Where a checkpoint comes from, as plain values: `recipe` (text), `vocabularies` (name -> fingerprint), `id_columns`
-("user.city" -> vocabulary, None for a hash), `backbone` (fingerprint, or None), `plugins` (name -> version),
-`hook_api`."""
+("user.city" -> vocabulary, None for a hash), `data` (what the dataset holds, by name), `backbone` (fingerprint, or
+None), `plugins` (name -> version), `hook_api`."""
+
+
+def usable(run_dir: Path) -> tuple[list[Path], list[RunError]]:
+    """Returns the checkpoints of a run folder that can be read, that of the most steps first; and why others cannot."""
+    found, broken = [], []
+    for path in sorted((run_dir / CHECKPOINTS).glob("*.ckpt")):
+        try:
+            checkpoint = read_checkpoint(path)
+            if tables := checkpoint["dicm"].get("tables"):
+                check_files(path.parent / tables["folder"], tables["sizes"])
+        except RunError as error:
+            broken.append(error)
+        else:
+            found.append((checkpoint["global_step"], path.stat().st_mtime, path))
+    return [path for _, _, path in sorted(found, reverse=True)], broken
 
 
 def find_resumable(run_dir: Path) -> Path | None:
     """Returns the checkpoint of the most steps that can be read, or None when the run folder has none."""
-    found = []
-    for path in sorted((run_dir / CHECKPOINTS).glob("*.ckpt")):
-        with suppress(RunError):
-            checkpoint = read_checkpoint(path)
-            tables = checkpoint["dicm"].get("tables")
-            if tables is None or not missing_files(path.parent / tables["folder"], tables["sizes"]):
-                found.append((checkpoint["global_step"], path.stat().st_mtime, path))
-    return max(found)[2] if found else None
+    return next(iter(usable(run_dir)[0]), None)
+
+
+def to_resume(run_dir: Path) -> Path:
+    """Returns what `find_resumable` does; rank 0 says which it is, and which files are passed over, and why.
+
+    Raises:
+        RunError: there is none.
+    """
+    found, broken = usable(run_dir)
+    passed_over = [f"{error.where}: {error.what}" for error in broken]
+    if not found:
+        none = "has no checkpoint to go on from"
+        raise RunError(
+            f"{none}, only such as cannot be used:\n  {some_lines(passed_over)}" if passed_over else none,
+            where=str(run_dir / CHECKPOINTS),
+            todo="Start again with --overwrite; `checkpoint.every` says how often one is written.",
+        )
+    _say([f"Passed over {each}" for each in passed_over] + [f"Going on from {found[0]}."])
+    return found[0]
+
+
+@rank_zero_only
+def _say(lines: list[str]) -> None:
+    print("\n".join(lines))
 
 
 def trained_on(run_dir: Path) -> str | None:
     """Returns the fingerprint of the dataset that a run was trained on so far; None when it has no checkpoint."""
     found = find_resumable(run_dir)
-    return None if found is None else read_checkpoint(found)[CtrDataModule.__qualname__]["dataset"]
+    return None if found is None else dataset_of(found)
+
+
+def dataset_of(path: Path) -> str:
+    """Returns the fingerprint of the dataset that a checkpoint was trained on."""
+    return read_checkpoint(path)[CtrDataModule.__qualname__]["dataset"]
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -84,7 +120,8 @@ def check_plugins(path: Path, made: Provenance, here: Provenance) -> None:
             where=str(path),
             todo="Use the dicm_kit that made it, or train anew.",
         )
+    there = made.get("plugins", {})
     for name, version in here.get("plugins", {}).items():
-        if made.get("plugins", {}).get(name) != version:
-            before = made.get("plugins", {}).get(name, "none")
+        if there.get(name) != version:
+            before = there.get(name, "none")
             rank_zero_warn(f"{path}: plugin {name} is version {version} here and was {before} when it was made")

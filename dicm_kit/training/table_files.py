@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from dicm_kit.errors import RunError
 from dicm_kit.features.sharded import PARTITIONS, sharded_tables
 
 _CHUNK = 2**20  # rows of a replicated table at a time
+_TODO = "Go on from another checkpoint of the run."
 
 
 def write_tables(module: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> None:
@@ -108,25 +110,34 @@ def table_file(folder: Path, name: str, part: int) -> Path:
     return folder / name / f"part-{part:04d}.safetensors"
 
 
-def missing_files(folder: Path, names: Iterable[str]) -> list[Path]:
-    """Returns the files that should be there and are not."""
-    files = [table_file(folder, name, part) for name in names for part in range(PARTITIONS)]
-    return [path for path in files if not path.is_file()]
+def check_files(folder: Path, names: Iterable[str]) -> None:
+    """Raises RunError for the first file that is missing or cut, without reading rows: a file's head has its length."""
+    from safetensors import safe_open
+
+    for path in (table_file(folder, name, part) for name in names for part in range(PARTITIONS)):
+        with _broken_named(path), safe_open(path, framework="pt"):
+            pass
 
 
 def _read(path: Path, num_rows: int, dim: int) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    todo = "Go on from another checkpoint of the run."
-    try:
+    with _broken_named(path):
         tensors = load_file(path)
-    except FileNotFoundError:
-        raise RunError("a partition of a sharded table is missing", where=str(path), todo=todo) from None
-    except (SafetensorError, OSError) as error:
-        raise RunError(f"cannot be read: {error}", where=str(path), todo=todo) from error
     if "row" not in tensors or "weight" not in tensors or tensors["weight"].shape[1:] != (dim,):
-        raise RunError(f"is not of a table of width {dim}", where=str(path), todo=todo)
+        raise RunError(f"is not of a table of width {dim}", where=str(path), todo=_TODO)
     if len(tensors["row"]) and int(tensors["row"].max()) >= num_rows:
-        raise RunError(f"has rows beyond the table's {num_rows:,}", where=str(path), todo=todo)
+        raise RunError(f"has rows beyond the table's {num_rows:,}", where=str(path), todo=_TODO)
     return tensors
+
+
+@contextmanager
+def _broken_named(path: Path) -> Iterator[None]:
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except FileNotFoundError:
+        raise RunError("a partition of a sharded table is missing", where=str(path), todo=_TODO) from None
+    except (SafetensorError, OSError) as error:
+        raise RunError(f"cannot be read: {error}", where=str(path), todo=_TODO) from error
