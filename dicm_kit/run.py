@@ -71,6 +71,7 @@ def run(loaded: LoadedRecipe, *, resume: bool = False, overwrite: bool = False) 
             check_provenance(checkpoint, session.provenance)
             if is_first():
                 write_whole(folder / RECIPE_FILE, text)
+                print(f"Going on from {checkpoint}.")
         session.write_vocabularies()
         session.fit(checkpoint)
         return session.test(session.best_checkpoint())

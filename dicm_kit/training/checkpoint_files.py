@@ -40,7 +40,7 @@ def find_resumable(run_dir: Path) -> Path | None:
 
 
 def to_resume(run_dir: Path) -> Path:
-    """Returns what `find_resumable` does; rank 0 says which it is, and which files are passed over, and why.
+    """Returns what `find_resumable` does; rank 0 says which files are passed over, and why.
 
     Raises:
         RunError: there is none.
@@ -54,13 +54,9 @@ def to_resume(run_dir: Path) -> Path:
             where=str(run_dir / CHECKPOINTS),
             todo="Start again with --overwrite; `checkpoint.every` says how often one is written.",
         )
-    _say([f"Passed over {each}" for each in passed_over] + [f"Going on from {found[0]}."])
+    for each in passed_over:
+        rank_zero_only(print)(f"Passed over {each}")
     return found[0]
-
-
-@rank_zero_only
-def _say(lines: list[str]) -> None:
-    print("\n".join(lines))
 
 
 def trained_on(run_dir: Path) -> str | None:
@@ -113,7 +109,7 @@ def check_provenance(path: Path, here: Provenance) -> None:
 
 
 def check_plugins(path: Path, made: Provenance, here: Provenance) -> None:
-    """Refuses a checkpoint of another plugin API; warns of plugins in another version."""
+    """Refuses a checkpoint of another plugin API; warns of plugins in another version, and of those that are gone."""
     if made.get("hook_api") != here.get("hook_api"):
         raise RunError(
             f"was made with plugin API {made.get('hook_api')}, this dicm_kit speaks {here.get('hook_api')}",
@@ -125,3 +121,5 @@ def check_plugins(path: Path, made: Provenance, here: Provenance) -> None:
         if there.get(name) != version:
             before = there.get(name, "none")
             rank_zero_warn(f"{path}: plugin {name} is version {version} here and was {before} when it was made")
+    for name in there.keys() - here.get("plugins", {}).keys():
+        rank_zero_warn(f"{path}: plugin {name}, version {there[name]}, is not listed here and was when it was made")
