@@ -106,7 +106,8 @@ def test_columns_that_one_recipe_has_and_more_than_five_differences(resume: Resu
     with pytest.raises(run.RunError) as caught:
         run.run(run.load(tmp_path / "other.yaml", overrides), resume=True)
     assert caught.value.what.splitlines()[1:] == [
-        "  features.user.segment: {name: id, dim: 4, init_std: 0.01, placement: replicated} in the checkpoint, not in the recipe",
+        "  features.user.segment: {name: id, dim: 4, init_std: 0.01, placement: replicated} in the checkpoint, "
+        "not in the recipe",
         "  features.target.item_id.dim: 8 in the checkpoint, 9 in the recipe",
         "  images.backbone.image_size: 32 in the checkpoint, 16 in the recipe",
         "  images.embedder.hidden: [32] in the checkpoint, [16] in the recipe",
