@@ -4,8 +4,8 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from dicm_kit.data.audit import text as audit_text
 from dicm_kit.data.dataset import DATASET_FILE, Dataset
 from dicm_kit.data.options import PrepareOptions
 from dicm_kit.data.prepare import prepare as prepare_dataset
-from dicm_kit.errors import DataError, FieldError, RecipeError, RunError, some
+from dicm_kit.errors import DataError, DicmError, FieldError, RecipeError, RunError, some
 from dicm_kit.memory import keep_pages
 from dicm_kit.picture_source import Pictures
 from dicm_kit.recipe.build import rehearse
@@ -34,7 +34,7 @@ from dicm_kit.training.checkpoint_files import check_provenance, dataset_of, to_
 from dicm_kit.training.measure_steps import Measured
 from dicm_kit.training.same_run import check_dataset, check_recipe
 from dicm_kit.training.warm_start import checkpoint_of
-from dicm_kit.whole_file import write_whole
+from dicm_kit.whole_file import is_full_disk, write_whole
 
 
 def run(loaded: LoadedRecipe, *, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
@@ -52,6 +52,7 @@ def run(loaded: LoadedRecipe, *, resume: bool = False, overwrite: bool = False) 
         if earlier is not None:
             checkpoint_of(earlier)
     with ExitStack() as stack:
+        stack.enter_context(_full_disk_named(folder))
         if is_first():
             stack.enter_context(claimed(folder, resume=resume, overwrite=overwrite))
         text = dump(recipe, base=loaded.path.parent)
@@ -186,6 +187,23 @@ def _quiet_lightning() -> None:
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")
     # a trained backbone's BatchNorm is frozen, on purpose
     warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
+
+
+@contextmanager
+def _full_disk_named(folder: Path) -> Iterator[None]:
+    """Turns the system's error into one that says what to do."""
+    try:
+        yield
+    except DicmError:
+        raise
+    except Exception as error:
+        if not is_full_disk(error):
+            raise
+        raise RunError(
+            "no space left on the device, here or where `data.out` is",
+            where=str(folder),
+            todo="Make room, then go on with --resume, or with --overwrite where there is no checkpoint.",
+        ) from error
 
 
 def _trained_on(checkpoint: Path, recipe: Recipe) -> Dataset | None:

@@ -1,5 +1,7 @@
 """Checkpoints on disk: which one a resume takes, what is in it, and whether it is of these plugins and vocabularies."""
 
+import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +93,19 @@ def best_in(run_dir: Path) -> Path | None:
     """Returns the best checkpoint of a run folder, the last one where no best was kept, or None when it has neither."""
     paths = (run_dir / CHECKPOINTS / name for name in ("best.ckpt", "last.ckpt"))
     return next((path for path in paths if path.is_file()), None)
+
+
+def clear_unfinished(folder: Path) -> None:
+    """Deletes what a run that was killed, or had no room, began to write: no checkpoint that can be read names it."""
+    named = set()
+    for path in folder.glob("*.ckpt"):
+        with suppress(RunError):
+            named.add(read_checkpoint(path)["dicm"].get("tables", {}).get("folder"))
+    for path in [*folder.glob(".*.tmp"), *folder.glob(".*.old"), *folder.glob("*.tables")]:
+        if path.is_dir() and path.name not in named:
+            shutil.rmtree(path)
+        elif path.is_file():
+            path.unlink()
 
 
 def check_provenance(path: Path, here: Provenance) -> None:

@@ -23,6 +23,7 @@ def write_tables(module: nn.Module, optimizer: torch.optim.Optimizer, folder: Pa
 
     A file has `row` [V] int64, the rows' numbers; `weight` [V, D]; and what the optimizer keeps of each row, [V, ...].
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     for name, table in sharded_tables(module).items():
@@ -36,7 +37,10 @@ def write_tables(module: nn.Module, optimizer: torch.optim.Optimizer, folder: Pa
             tensors = {"row": table.row_V[of_part]}
             tensors |= {key: value.cpu()[of_part].contiguous() for key, value in kept.items()}
             path = table_file(folder, name, part)
-            save_file(tensors, path)
+            try:
+                save_file(tensors, path)
+            except SafetensorError as error:  # the system's error as text
+                raise OSError(str(error)) from error
             with path.open("rb") as file:
                 os.fsync(file.fileno())
 

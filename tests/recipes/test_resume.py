@@ -3,7 +3,8 @@
 import shutil
 import signal
 import socket
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -262,3 +263,55 @@ def test_two_processes_resume_one_run(resume: Resume, shop: Path, tmp_path: Path
     code, out, errors = resume(f"trainer.max_steps={stopped + 1}", "trainer.max_epochs=100000")
     assert code == 0, errors
     assert "Passed over" not in out, "nothing was damaged"
+
+
+# --- a full disk ---
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own with room for a few checkpoints."""
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "none", folder], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"a tiny file system cannot be mounted here: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.parametrize("kind", ["plain", "sharded"])
+def test_a_full_disk(kind: str, shop: Path, tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The disk fills up while checkpoints are written; the last whole one is gone on with when there is room again."""
+    folders = [f"data.out={shop / 'data'}", f"run_dir={tiny / 'run'}", "trainer.threads=1"]
+    overrides = [*folders, *SHORT, *([SHARDED] if kind == "sharded" else [])]
+    assert cli.main(["run", str(DEBUG), *overrides, "trainer.max_steps=3", "checkpoint.every=9"]) == 0
+    (tiny / "in_the_way").write_bytes(bytes(free(tiny) - 100_000))  # not enough for another one
+    capsys.readouterr()
+    with pytest.warns(UserWarning, match="last.ckpt was not written: .*No space left on device"):
+        code = cli.main(["run", str(DEBUG), *overrides, "--resume"])
+    errors = capsys.readouterr().err
+    folder = tiny / "run/checkpoints"
+    assert code == 1
+    said = "step-000000004-000000004.tables" if kind == "sharded" else "step-000000004.ckpt"
+    assert errors.startswith(f"RunError: {folder / said}: could not be written: No space left on device\n")
+    assert "then go on with --resume" in errors
+    assert read_checkpoint(folder / "last.ckpt")["global_step"] == 3, "the earlier one is whole"
+    left = {path.name for path in folder.iterdir()} - {"last.ckpt", "last-000000003.tables"}
+    assert left == set(), "and no half one is beside it"
+    (tiny / "in_the_way").unlink()
+    code = cli.main(["run", str(DEBUG), *overrides, "--resume"])
+    assert code == 0, capsys.readouterr().err
+    assert_same_parameters(tiny / "run", shop / kind)
+
+
+def test_a_disk_that_is_full_for_anything_else(shop: Path, tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    overrides = [f"data.out={shop / 'data'}", f"run_dir={tiny / 'run'}", "trainer.threads=1", *SHORT]
+    (tiny / "in_the_way").write_bytes(bytes(free(tiny)))
+    assert cli.main(["run", str(DEBUG), *overrides]) == 1
+    errors = capsys.readouterr().err
+    assert errors.startswith(f"RunError: {tiny / 'run'}: no space left on the device, here or where `data.out` is\n")
+
+
+def free(folder: Path) -> int:
+    return shutil.disk_usage(folder).free
