@@ -174,7 +174,10 @@ class Session:
             optimizer=OptimizerPlan(
                 dense_lr=optimizer.dense.lr,
                 weight_decay=optimizer.dense.weight_decay,
+                ids_rule=optimizer.ids.name,
                 ids_lr=optimizer.ids.lr,
+                ids_eps=optimizer.ids.eps,
+                ids_initial_accumulator=optimizer.ids.initial_accumulator,
                 ids_l2=optimizer.ids.l2,
                 backbone_lr=optimizer.backbone.lr if optimizer.backbone else None,
                 decay_every=optimizer.decay.every if optimizer.decay else 0,

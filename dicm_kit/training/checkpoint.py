@@ -23,6 +23,7 @@ from dicm_kit.exchange.agree import raise_together
 from dicm_kit.features.sharded import sharded_tables
 from dicm_kit.training.checkpoint_files import Provenance, clear_unfinished
 from dicm_kit.training.module import CtrModule
+from dicm_kit.training.optimizers import CtrOptimizer
 from dicm_kit.training.random_state import random_state, set_random_state
 from dicm_kit.training.strategy import ImageServerStrategy
 from dicm_kit.training.table_files import read_tables, write_tables
@@ -237,6 +238,7 @@ class Checkpoints(Checkpoint):
     def _read_tables(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._tables is not None:
             optimizer = trainer.optimizers[0] if trainer.state.fn == TrainerFn.FITTING else None
+            assert optimizer is None or isinstance(optimizer, CtrOptimizer), "our module makes no other"
             error = None
             try:
                 read_tables(pl_module, optimizer, self._tables)

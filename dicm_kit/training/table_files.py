@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dicm_kit.errors import RunError
 from dicm_kit.features.sharded import PARTITIONS, sharded_tables
+from dicm_kit.training.optimizers import CtrOptimizer
 
 _CHUNK = 2**20  # rows of a replicated table at a time
 _TODO = "Go on from another checkpoint of the run."
@@ -45,7 +46,7 @@ def write_tables(module: nn.Module, optimizer: torch.optim.Optimizer, folder: Pa
                 os.fsync(file.fileno())
 
 
-def read_tables(module: nn.Module, optimizer: torch.optim.Optimizer | None, folder: Path) -> None:
+def read_tables(module: nn.Module, optimizer: CtrOptimizer | None, folder: Path) -> None:
     """Fills the rows that this rank holds, and their optimizer state where there is an optimizer.
 
     Raises:
@@ -60,12 +61,9 @@ def read_tables(module: nn.Module, optimizer: torch.optim.Optimizer | None, fold
                 place_V = torch.searchsorted(table.row_V, tensors.pop("row"))
                 filled += len(place_V)
                 weight[place_V.to(weight.device)] = tensors.pop("weight").to(weight.device)
-                for key, rows in tensors.items() if optimizer is not None else ():
-                    assert optimizer is not None, "asked above"
-                    state = optimizer.state[weight]
-                    if key not in state:
-                        state[key] = torch.zeros(len(weight), *rows.shape[1:], dtype=rows.dtype, device=weight.device)
-                    state[key][place_V.to(weight.device)] = rows.to(weight.device)
+                if optimizer is not None and tensors:  # no step has been made yet where there are none
+                    for key, values in optimizer.row_state(weight).items():
+                        values[place_V.to(weight.device)] = tensors[key].to(weight.device)
         if filled != len(table.row_V):
             raise RunError(
                 f"holds {filled:,} rows for this rank, the table has {len(table.row_V):,}",

@@ -63,3 +63,17 @@ def test_they_end_as_replicated_ones_do(ranks, shop):
         counted = {name: sum(answer[2][name] for answer in answers) for name in answers[0][2]}
         touched = touched or counted
         assert counted == touched  # an optimizer state at the owner, for the rows that batches named
+
+
+def test_lazy_adagrad_at_the_owners_is_that_of_one_process(ranks, shop):
+    rule = ["optimizer.ids.name=lazy_adagrad", "optimizer.ids.lr=0.05", "optimizer.ids.l2=0.01", SHARDED[-1]]
+    one = train(0, 1, shop, rule)[0]
+    answers = ranks.run(2, train, shop, [*SHARDED, *rule, "trainer.strategy=image_server"])
+    parameters = dict(answers[0][0])
+    for name in answers[0][1]:
+        full = torch.full_like(one[f"{name}.rows.weight"], torch.nan)
+        for answer in answers:
+            row_V, weight_VD = answer[1][name]
+            full[row_V] = weight_VD
+        parameters[f"{name}.rows.weight"] = full
+    assert differences(parameters, one) == {}

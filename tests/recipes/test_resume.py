@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from recipes.debug_runs import DEBUG, alive, debug, start
+from safetensors.torch import load_file
 
 from dicm_kit import cli, run, session
 from dicm_kit.training.checkpoint_files import read_checkpoint
@@ -229,6 +230,22 @@ def same(mine: object, theirs: object) -> bool:
         assert isinstance(mine, dict)
         return mine.keys() == theirs.keys() and all(same(mine[name], value) for name, value in theirs.items())
     return torch.equal(mine, theirs) if isinstance(theirs, torch.Tensor) else mine == theirs
+
+
+# --- other optimizers ---
+
+
+def test_lazy_adagrad_goes_on_with_the_same_bits(shop: Path, tmp_path: Path) -> None:
+    rule = [SHARDED, "optimizer.ids={name: lazy_adagrad, lr: 0.05, initial_accumulator: 0.1}", "optimizer.ids.l2=0.01"]
+    folders = [f"data.out={shop / 'data'}", "trainer.threads=1", *SHORT, *rule]
+    for name, steps in (("whole", 5), ("cut", 3)):
+        overrides = [*folders, f"run_dir={tmp_path / name}", f"trainer.max_steps={steps}"]
+        assert cli.main(["run", str(DEBUG), *overrides]) == 0
+    assert cli.main(["run", str(DEBUG), *folders, f"run_dir={tmp_path / 'cut'}", "--resume"]) == 0
+    assert_same_parameters(tmp_path / "cut", tmp_path / "whole")
+    tables = next((tmp_path / "cut/checkpoints").glob("last-*.tables"))
+    kept = load_file(table_file(tables, "encoders.user.user_id_of.table", 5))
+    assert set(kept) == {"row", "weight", "sum", "row_steps"}
 
 
 # --- two at once ---

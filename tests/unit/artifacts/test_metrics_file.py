@@ -95,4 +95,4 @@ def test_a_full_disk_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.Mon
             file.save()
     assert path.read_text() == before
     file.save()
-    assert path.read_text() == before + "0,2,0.5\r\n"
+    assert path.read_text() == before + "0,2,0.5\n"

@@ -23,6 +23,7 @@ CASES = {
     "ranks": ["trainer.devices=20"],
     "ranks_and_partitions": ["trainer.devices=8", "trainer.strategy=image_server", "data.partitions=7"],
     "sharded": ["features.user.user_id.placement=sharded", "trainer.devices=2", "trainer.precision=16-mixed"],
+    "initial_accumulator": ["optimizer.ids.initial_accumulator=0.1"],
     "transport": ["images.transport=backbone_vectors"],
     "devices": ["trainer.devices=0"],
     "too_many_lanes": ["data.lanes=512", "batch_size=512"],

@@ -25,7 +25,9 @@ class Rank(LocalExchange):
         self.rank, self.num_ranks = rank, num_ranks
 
 
-def share(rank: int = 0, num_ranks: int = 1, seed: int = 0) -> tuple[nn.Module, CtrOptimizer]:
+def share(
+    rank: int = 0, num_ranks: int = 1, seed: int = 0, plan: OptimizerPlan | None = None
+) -> tuple[nn.Module, CtrOptimizer]:
     """Returns a module with a table, of which a rank holds its rows, and its optimizer."""
     torch.manual_seed(seed)
     module = nn.Module()
@@ -34,7 +36,7 @@ def share(rank: int = 0, num_ranks: int = 1, seed: int = 0) -> tuple[nn.Module, 
     mine = partition(table.row_V, PARTITIONS) % num_ranks == rank
     table.row_V, table.rows.weight = table.row_V[mine], nn.Parameter(table.weight.detach()[mine])
     table.exchange = Rank(rank, num_ranks)
-    return module, CtrOptimizer([nn.Parameter(torch.zeros(1))], [table.weight], OptimizerPlan())
+    return module, CtrOptimizer([nn.Parameter(torch.zeros(1))], [table.weight], plan or OptimizerPlan())
 
 
 def trained(folder: Path, num_ranks: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -70,6 +72,25 @@ def test_the_format(tmp_path: Path) -> None:
     tensors = load_file(table_file(tmp_path, "table", 5))
     assert set(tensors) == {"row", "weight", "exp_avg", "exp_avg_sq", "row_steps"}
     assert torch.equal(partition(tensors["row"], PARTITIONS), torch.full_like(tensors["row"], 5))
+
+
+def test_lazy_adagrad_with_a_rank_that_has_not_made_a_step(tmp_path: Path) -> None:
+    plan = OptimizerPlan(ids_rule="lazy_adagrad", ids_initial_accumulator=0.5)
+    sums = torch.zeros(ROWS, DIM)
+    for rank in range(2):
+        module, optimizer = share(rank, 2, plan=plan)
+        table = module.table
+        if rank == 0:
+            table.rows(torch.arange(9)).square().sum().backward()
+            optimizer.step()
+        write_tables(module, optimizer, tmp_path)
+        sums[table.row_V] = optimizer.state[table.weight]["sum"] if rank == 0 else 0.5
+    assert set(load_file(table_file(tmp_path, "table", 4))) == {"row", "weight", "sum"}
+    assert set(load_file(table_file(tmp_path, "table", 5))) == {"row", "weight"}
+    module, optimizer = share(seed=1, plan=plan)
+    read_tables(module, optimizer, tmp_path)
+    assert torch.equal(optimizer.state[module.table.weight]["sum"], sums)
+    assert (sums > 0.5).any()
 
 
 def test_rows_are_no_part_of_state_dict() -> None:
