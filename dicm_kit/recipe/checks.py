@@ -172,7 +172,7 @@ def _shared_out(recipe: Recipe, good: Callable[..., bool]) -> Iterator[Finding]:
 
 def _sharded(recipe: Recipe, good: Callable[..., bool]) -> Iterator[Finding]:
     """What sharded id tables need."""
-    if not good("features", "trainer.strategy", "trainer.precision", "trainer.devices", "trainer.num_nodes"):
+    if not good("features", "trainer.strategy", "trainer.devices", "trainer.num_nodes"):
         return
     trainer = recipe.trainer
     for side in ("user", "target", "context", "history"):
@@ -185,12 +185,6 @@ def _sharded(recipe: Recipe, good: Callable[..., bool]) -> Iterator[Finding]:
                     path,
                     f"`{'.'.join(path)}: sharded` cannot be trained on several ranks with `{trainer.strategy}`",
                     "Write `trainer.strategy: image_server`, or `placement: replicated`.",
-                )
-            if trainer.precision == "16-mixed":
-                yield Finding(
-                    path,
-                    f"`{'.'.join(path)}: sharded` cannot be trained in 16-mixed",
-                    "An overflow in one rank's rows would skip its step and no other's. Use bf16-mixed.",
                 )
 
 

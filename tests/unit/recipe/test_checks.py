@@ -22,7 +22,7 @@ CASES = {
     "batch_size_below_lanes": ["batch_size=4"],
     "ranks": ["trainer.devices=20"],
     "ranks_and_partitions": ["trainer.devices=8", "trainer.strategy=image_server", "data.partitions=7"],
-    "sharded": ["features.user.user_id.placement=sharded", "trainer.devices=2", "trainer.precision=16-mixed"],
+    "sharded": ["features.user.user_id.placement=sharded", "trainer.devices=2"],
     "initial_accumulator": ["optimizer.ids.initial_accumulator=0.1"],
     "transport": ["images.transport=backbone_vectors"],
     "devices": ["trainer.devices=0"],
