@@ -24,10 +24,11 @@
 4. `interest/`  history vectors -> one interest vector:  `pooling.py`, `attention.py`
 5. `nets/`      all vectors -> logit:  `mlp.py`
 6. `training/`  `module.py` knows the order of 2 to 5;  `loss.py`, `metrics.py`, `slices.py`, `bootstrap.py`,
-   `optimizers.py`, `checkpoint.py`, `checkpoint_files.py`, `random_state.py`, `callbacks.py`, `strategy.py` several
-   ranks, `launcher.py` their start and end, `sparse_gradients.py` their mean, `table_files.py` rows of sharded tables
-   on disk, `picture_counts.py`, `measure_steps.py` and `part_clock.py` where a step's time goes, `warm_start.py` an
-   earlier run's weights: `taking_over.py` piece by piece, `row_values.py` ids, `same_inputs.py`
+   `optimizers.py`, `lazy_rules.py` of id tables, `checkpoint.py`, `checkpoint_files.py`, `same_run.py` what a resume
+   may change, `random_state.py`, `callbacks.py`, `strategy.py` several ranks, `launcher.py` their start and end,
+   `sparse_gradients.py` their mean, `table_files.py` rows of sharded tables on disk, `picture_counts.py`,
+   `measure_steps.py` and `part_clock.py` where a step's time goes, `warm_start.py` an earlier run's weights:
+   `taking_over.py` piece by piece, `row_values.py` ids, `same_inputs.py`
 7. `artifacts/` what a run leaves behind:  `run_folder.py`, `metrics_file.py`, `predictions.py`, `difference.py` of two
    runs, `results.py`, `comparison_files.py`, `picture_costs.py`
 

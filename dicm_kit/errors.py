@@ -83,6 +83,12 @@ def some(values: Iterable[object], limit: int = 5) -> str:
     return f"{text} and {len(listed) - limit} more" if len(listed) > limit else text
 
 
+def some_lines(values: Iterable[str], limit: int = 5) -> str:
+    """Returns at most `limit` values, each in a line of its own below the first, with how many were left out."""
+    listed = list(values)
+    return "\n  ".join(listed[:limit] + ([f"and {len(listed) - limit} more"] if len(listed) > limit else []))
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str | None:
     """Returns "Did you mean `hidden`?" for the nearest known names, or None when nothing is near."""
     near = get_close_matches(name, list(known), n=2, cutoff=0.6)

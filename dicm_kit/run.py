@@ -4,8 +4,8 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,12 @@ from dicm_kit.artifacts.results import Row, comparison_markdown, print_against, 
 from dicm_kit.artifacts.run_folder import RECIPE_FILE, claimed, earlier_run, runs_in
 from dicm_kit.bench import measure, only_train, print_measured
 from dicm_kit.compare import check_data, compared, plan_file, plan_recipes
-from dicm_kit.data.audit import AUDIT_FILE, complaints, is_audited, text, write_audit
-from dicm_kit.data.dataset import Dataset
+from dicm_kit.data.audit import AUDIT_FILE, complaints, is_audited, write_audit
+from dicm_kit.data.audit import text as audit_text
+from dicm_kit.data.dataset import DATASET_FILE, Dataset
 from dicm_kit.data.options import PrepareOptions
 from dicm_kit.data.prepare import prepare as prepare_dataset
-from dicm_kit.errors import DataError, FieldError, RecipeError, RunError, some
+from dicm_kit.errors import DataError, DicmError, FieldError, RecipeError, RunError, some
 from dicm_kit.memory import keep_pages
 from dicm_kit.picture_source import Pictures
 from dicm_kit.recipe.build import rehearse
@@ -30,16 +31,20 @@ from dicm_kit.recipe.comparison import is_comparison, load_comparison
 from dicm_kit.recipe.load import LoadedRecipe, dump, load
 from dicm_kit.recipe.schema import Recipe
 from dicm_kit.session import Session, is_first
+from dicm_kit.training.checkpoint_files import check_provenance, dataset_of, to_resume
 from dicm_kit.training.measure_steps import Measured
+from dicm_kit.training.same_run import check_dataset, check_recipe
 from dicm_kit.training.warm_start import checkpoint_of
-from dicm_kit.whole_file import write_whole
+from dicm_kit.whole_file import is_full_disk, write_whole
 
 
 def run(loaded: LoadedRecipe, *, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
     """Prepares and extracts what is missing, trains, tests, and returns what test.json then holds.
 
+    A run that goes on takes the dataset folder as it is, whatever the log has got since.
+
     Raises:
-        RunError: the run folder is another run's, or there is nothing to resume.
+        RunError: the run folder is another run's, or there is nothing to resume, or it is of another recipe or data.
     """
     recipe, folder = loaded.recipe, Path(loaded.recipe.run_dir)
     source = rehearse(loaded)
@@ -48,15 +53,27 @@ def run(loaded: LoadedRecipe, *, resume: bool = False, overwrite: bool = False) 
         if earlier is not None:
             checkpoint_of(earlier)
     with ExitStack() as stack:
+        stack.enter_context(_full_disk_named(folder))
         if is_first():
             stack.enter_context(claimed(folder, resume=resume, overwrite=overwrite))
-            write_whole(folder / RECIPE_FILE, dump(recipe, base=loaded.path.parent))
+        text = dump(recipe, base=loaded.path.parent)
+        checkpoint = to_resume(folder) if resume else None
+        if checkpoint is not None:
+            check_recipe(checkpoint, text)
+        elif is_first():
+            write_whole(folder / RECIPE_FILE, text)
         _use_machine(recipe)
-        dataset = _prepared(loaded, source)
+        dataset = (_trained_on(checkpoint, recipe) if checkpoint else None) or _prepared(loaded, source)
         if is_first() and not is_audited(dataset):
             print(f"{complaints(write_audit(dataset))}\nThe whole audit: {dataset.folder / AUDIT_FILE}")
+        if checkpoint is not None:
+            check_dataset(checkpoint, dataset)
         session = Session(loaded, dataset)
-        checkpoint = session.resumable() if resume else None
+        if checkpoint is not None:
+            check_provenance(checkpoint, session.provenance)
+            if is_first():
+                write_whole(folder / RECIPE_FILE, text)
+                print(f"Going on from {checkpoint}.")
         session.write_vocabularies()
         session.fit(checkpoint)
         return session.test(session.best_checkpoint())
@@ -66,7 +83,7 @@ def prepare(loaded: LoadedRecipe) -> Dataset:
     """Makes the recipe's dataset folder, or goes on with it, and prints an audit of it; DataError for problems."""
     dataset = _prepared(loaded, rehearse(loaded))
     audit = write_audit(dataset)
-    print(text(audit))
+    print(audit_text(audit))
     if audit.problems:
         raise DataError(
             f"the audit found {len(audit.problems)} problems: see above",
@@ -182,6 +199,33 @@ def _quiet_lightning() -> None:
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")
     # a trained backbone's BatchNorm is frozen, on purpose
     warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
+
+
+@contextmanager
+def _full_disk_named(folder: Path) -> Iterator[None]:
+    """Turns the system's error into one that says what to do."""
+    try:
+        yield
+    except DicmError:
+        raise
+    except Exception as error:
+        if not is_full_disk(error):
+            raise
+        raise RunError(
+            "no space left on the device, here or where `data.out` is",
+            where=str(folder),
+            todo="Make room, then go on with --resume, or with --overwrite where there is no checkpoint.",
+        ) from error
+
+
+def _trained_on(checkpoint: Path, recipe: Recipe) -> Dataset | None:
+    """Returns the dataset that a checkpoint was trained on, if the folder still holds it.
+
+    Not brought up to date: the run could not go on when the log has got another day since it was cut off.
+    """
+    folder = Path(recipe.data.out)
+    dataset = Dataset.open(folder) if (folder / DATASET_FILE).is_file() else None
+    return dataset if dataset is not None and dataset.fingerprint == dataset_of(checkpoint) else None
 
 
 def _prepared(loaded: LoadedRecipe, source: Any) -> Dataset:

@@ -1,6 +1,5 @@
 """One recipe with its dataset: the parts put together, trained, tested."""
 
-import hashlib
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,18 +31,13 @@ from dicm_kit.recipe.load import LoadedRecipe, dump
 from dicm_kit.training.bootstrap import intervals, replicates_of
 from dicm_kit.training.callbacks import CtrProgress
 from dicm_kit.training.checkpoint import Checkpoints
-from dicm_kit.training.checkpoint_files import (
-    CHECKPOINTS,
-    Provenance,
-    check_provenance,
-    find_resumable,
-    read_checkpoint,
-)
+from dicm_kit.training.checkpoint_files import CHECKPOINTS, Provenance, check_provenance, read_checkpoint
 from dicm_kit.training.metrics import RankingMetrics
 from dicm_kit.training.module import CtrModule
 from dicm_kit.training.optimizers import OptimizerPlan
 from dicm_kit.training.picture_counts import CountPictures, PictureCounts
 from dicm_kit.training.row_values import values_by_row, write_row_values
+from dicm_kit.training.same_run import held_by
 from dicm_kit.training.slices import TargetSlices
 from dicm_kit.training.strategy import ImageServerStrategy
 from dicm_kit.training.warm_start import WarmStart
@@ -83,20 +77,6 @@ class Session:
             self.recipe.warm_start.parts, self.provenance, lambda vocab: values_by_row(dataset.vocab_file(vocab))
         )
         self.trainer = self._trainer()
-
-    def resumable(self) -> Path:
-        """Returns the newest usable checkpoint of the run folder."""
-        found = find_resumable(self.folder)
-        if found is None:
-            raise RunError(
-                "has no checkpoint to go on from",
-                where=str(self.folder / CHECKPOINTS),
-                todo="Start again with --overwrite; `checkpoint.every` says how often one is written.",
-            )
-        check_provenance(found, self.provenance)
-        if is_first():
-            print(f"Going on from {found}.")
-        return found
 
     def write_vocabularies(self) -> None:
         """Rank 0 writes which id each row of a table stands for into the run folder, for later warm starts."""
@@ -199,7 +179,10 @@ class Session:
             optimizer=OptimizerPlan(
                 dense_lr=optimizer.dense.lr,
                 weight_decay=optimizer.dense.weight_decay,
+                ids_rule=optimizer.ids.name,
                 ids_lr=optimizer.ids.lr,
+                ids_eps=optimizer.ids.eps,
+                ids_initial_accumulator=optimizer.ids.initial_accumulator,
                 ids_l2=optimizer.ids.l2,
                 backbone_lr=optimizer.backbone.lr if optimizer.backbone else None,
                 decay_every=optimizer.decay.every if optimizer.decay else 0,
@@ -247,14 +230,9 @@ class Session:
         )
 
     def _provenance(self) -> Provenance:
-        sides = (self.dataset.user, self.dataset.item, self.dataset.context)
-        vocabularies = sorted({info.vocab for side in sides for info in side.values() if info.vocab})
         return {
             "recipe": dump(self.recipe, base=self.loaded.path.parent),
-            "vocabularies": {
-                name: hashlib.sha256(self.dataset.vocab_file(name).read_bytes()).hexdigest()[:16]
-                for name in vocabularies
-            },
+            **held_by(self.dataset),
             "id_columns": {
                 f"{side}.{column}": info.vocab
                 for side, known in self._columns().items()

@@ -1,6 +1,7 @@
 """metrics.csv in the run folder: one line per logged step, kept when a training is resumed."""
 
 import csv
+import os
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -65,8 +66,13 @@ class MetricsFile(Logger):
         if new:
             self._columns = ["epoch", "step", *sorted({*self._columns, *new} - {"epoch", "step"})]
             self._rewrite()
-        with self.path.open("a", newline="") as file:
-            csv.DictWriter(file, self._columns).writerows(self._waiting)
+        size = self.path.stat().st_size
+        try:
+            with self.path.open("a", newline="") as file:
+                csv.DictWriter(file, self._columns).writerows(self._waiting)
+        except OSError:  # a full disk: no half line in the middle of what comes later
+            os.truncate(self.path, size)
+            raise
         self._waiting = []
 
     @rank_zero_only

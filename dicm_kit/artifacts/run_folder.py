@@ -16,6 +16,7 @@ import json
 import os
 import re
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,7 +50,7 @@ def claimed(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[None]:
                 todo="Wait for it, or give this run its own: run_dir=OTHER.",
             ) from None
         lock.truncate(0)
-        lock.write(f"{os.getpid()}\n")
+        lock.write(f"{os.getpid()} on {socket.gethostname()}\n")
         lock.flush()
         held = sorted(path.name for path in _own(folder))
         # a run that ended before its first step, by a wrong log or a warm start that does not fit: nothing is lost

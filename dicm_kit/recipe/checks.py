@@ -28,6 +28,7 @@ def findings(recipe: Recipe, bad: set[Path]) -> Iterator[Finding]:
 
     yield from _at_least(recipe, bad)
     yield from _sizes(recipe, good)
+    yield from _ids_rule(recipe, good)
     yield from _sharing(recipe, bad)
     yield from _pictures(recipe, good)
     yield from _standardized(recipe, good)
@@ -66,12 +67,14 @@ _LEAST: dict[str, float] = {
     "checkpoint.keep": 1,
     "optimizer.dense.weight_decay": 0,
     "optimizer.ids.l2": 0,
+    "optimizer.ids.initial_accumulator": 0,
     "optimizer.decay.every": 1,
 }
 _ABOVE_ZERO = (
     "data.history.max_age_days",
     "optimizer.dense.lr",
     "optimizer.ids.lr",
+    "optimizer.ids.eps",
     "optimizer.backbone.lr",
     "optimizer.decay.factor",
     "trainer.gradient_clip",
@@ -169,7 +172,7 @@ def _shared_out(recipe: Recipe, good: Callable[..., bool]) -> Iterator[Finding]:
 
 def _sharded(recipe: Recipe, good: Callable[..., bool]) -> Iterator[Finding]:
     """What sharded id tables need."""
-    if not good("features", "trainer.strategy", "trainer.precision", "trainer.devices", "trainer.num_nodes"):
+    if not good("features", "trainer.strategy", "trainer.devices", "trainer.num_nodes"):
         return
     trainer = recipe.trainer
     for side in ("user", "target", "context", "history"):
@@ -183,12 +186,16 @@ def _sharded(recipe: Recipe, good: Callable[..., bool]) -> Iterator[Finding]:
                     f"`{'.'.join(path)}: sharded` cannot be trained on several ranks with `{trainer.strategy}`",
                     "Write `trainer.strategy: image_server`, or `placement: replicated`.",
                 )
-            if trainer.precision == "16-mixed":
-                yield Finding(
-                    path,
-                    f"`{'.'.join(path)}: sharded` cannot be trained in 16-mixed",
-                    "An overflow in one rank's rows would skip its step and no other's. Use bf16-mixed.",
-                )
+
+
+def _ids_rule(recipe: Recipe, good: Callable[..., bool]) -> Iterator[Finding]:
+    """A key that the rule does not look at."""
+    if good("optimizer") and recipe.optimizer.ids.name != "lazy_adagrad" and recipe.optimizer.ids.initial_accumulator:
+        yield Finding(
+            ("optimizer", "ids", "initial_accumulator"),
+            f"`initial_accumulator` has no effect with `{recipe.optimizer.ids.name}`",
+            "Leave it out, or write `optimizer.ids.name: lazy_adagrad`.",
+        )
 
 
 def _sharing(recipe: Recipe, bad: set[Path]) -> Iterator[Finding]:

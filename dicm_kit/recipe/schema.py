@@ -191,10 +191,14 @@ class DenseSection:
 class IdsSection:
     """The optimizer of id tables; it touches only the rows of ids in the batch."""
 
-    name: Literal["lazy_adam"] = "lazy_adam"
-    """The rule."""
+    name: Literal["lazy_adam", "lazy_adagrad"] = "lazy_adam"
+    """The rule. Adagrad keeps one number for each weight, Adam two."""
     lr: float = 1e-3
     """Learning rate."""
+    eps: float | None = None
+    """What is added to the root that a step is divided by; null: 1e-8 with `lazy_adam`, 1e-10 with `lazy_adagrad`."""
+    initial_accumulator: float = 0.0
+    """What `lazy_adagrad` begins its sums of squares with: first steps are smaller the larger it is."""
     l2: float = 0.0
     """L2 regularisation of the rows in the batch, weaker for frequent ids (arXiv:1706.06978, section 5.1)."""
 

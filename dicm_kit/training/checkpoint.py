@@ -21,11 +21,13 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
 from dicm_kit.errors import RunError, TrainingError, some
 from dicm_kit.exchange.agree import raise_together
 from dicm_kit.features.sharded import sharded_tables
-from dicm_kit.training.checkpoint_files import Provenance
+from dicm_kit.training.checkpoint_files import Provenance, clear_unfinished
 from dicm_kit.training.module import CtrModule
+from dicm_kit.training.optimizers import CtrOptimizer
 from dicm_kit.training.random_state import random_state, set_random_state
 from dicm_kit.training.strategy import ImageServerStrategy
 from dicm_kit.training.table_files import read_tables, write_tables
+from dicm_kit.whole_file import is_full_disk
 
 
 class Checkpoints(Checkpoint):
@@ -78,6 +80,7 @@ class Checkpoints(Checkpoint):
         """Makes the folder, and takes over Ctrl-C."""
         if trainer.is_global_zero:
             self.folder.mkdir(parents=True, exist_ok=True)
+            clear_unfinished(self.folder)
         self._read_tables(trainer, pl_module)
         self._step, self._saved_at = trainer.global_step, time.monotonic()
         if threading.current_thread() is threading.main_thread():
@@ -217,7 +220,8 @@ class Checkpoints(Checkpoint):
             torch.distributed.all_gather_object(states, mine)
         if self._alone:
             _forget_unfinished_batch(checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"])
-        checkpoint["dicm"] = {"provenance": self.provenance, "random_states": states, "best": self.best}
+        ours = {"provenance": self.provenance, "random_states": states, "best": self.best, "monitor": self.monitor}
+        checkpoint["dicm"] = ours
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Takes up the best value and, on the same number of ranks, the random states."""
@@ -227,13 +231,14 @@ class Checkpoints(Checkpoint):
             self._tables = Path(trainer.ckpt_path).parent / ours["tables"]["folder"]
         if trainer.state.fn != TrainerFn.FITTING:
             return
-        self.best = ours["best"]
+        self.best = ours["best"] if ours["monitor"] == self.monitor else None  # the recipe may ask for another now
         if len(ours["random_states"]) == trainer.world_size:
             self._rng_to_restore = ours["random_states"][trainer.global_rank]
 
     def _read_tables(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._tables is not None:
             optimizer = trainer.optimizers[0] if trainer.state.fn == TrainerFn.FITTING else None
+            assert optimizer is None or isinstance(optimizer, CtrOptimizer), "our module makes no other"
             error = None
             try:
                 read_tables(pl_module, optimizer, self._tables)
@@ -284,8 +289,10 @@ class Checkpoints(Checkpoint):
                 file.flush()
                 os.fsync(file.fileno())
             aside.replace(self.folder / name)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:
             aside.unlink(missing_ok=True)
+            if isinstance(error, RuntimeError) and not is_full_disk(error):
+                raise
             raise _not_written(self.folder / name, error) from error
         for old in self.folder.glob(f"{name.removesuffix('.ckpt')}-*.tables"):
             if old != tables:
@@ -305,10 +312,15 @@ class Checkpoints(Checkpoint):
             write_tables(module, trainer.optimizers[0], aside)
         except OSError as cause:
             error = _not_written(folder, cause)
-        if trainer.world_size > 1:
-            raise_together(error)  # and all files are there
-        elif error is not None:
-            raise error
+        try:
+            if trainer.world_size > 1:
+                raise_together(error)  # and all files are there
+            elif error is not None:
+                raise error
+        except RunError:
+            if trainer.is_global_zero:  # no rank writes any more
+                shutil.rmtree(aside, ignore_errors=True)
+            raise
         if trainer.is_global_zero:
             before = folder.with_name(f".{folder.name}.old")
             if folder.exists():  # the same step is written again: the checkpoint that names it is not without for long
@@ -318,9 +330,10 @@ class Checkpoints(Checkpoint):
         return folder
 
 
-def _not_written(path: Path, error: OSError) -> RunError:
+def _not_written(path: Path, error: Exception) -> RunError:
+    why = "No space left on device" if is_full_disk(error) else getattr(error, "strerror", None) or error
     return RunError(
-        f"could not be written: {error.strerror or error}",
+        f"could not be written: {why}",
         where=str(path),
         todo="Make room or choose another run_dir, then go on with --resume.",
     )

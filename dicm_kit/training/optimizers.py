@@ -1,11 +1,13 @@
-"""One optimizer with two parts: Adam for dense parameters, lazy Adam for the rows of id tables that a batch touches."""
+"""One optimizer with two parts: Adam for dense parameters, a lazy rule for the rows of id tables in a batch."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+
+from dicm_kit.training.lazy_rules import RULES, counts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,8 +15,13 @@ class OptimizerPlan:
     """How to train: the paper's settings are the defaults, arXiv:1711.06505, section 7.2."""
 
     dense_lr: float = 1e-3
-    ids_lr: float = 1e-3
+    ids_rule: Literal["lazy_adam", "lazy_adagrad"] = "lazy_adam"
     """Of id tables."""
+    ids_lr: float = 1e-3
+    ids_eps: float | None = None
+    """None: `eps` for lazy Adam, 1e-10 for lazy Adagrad, as in torch."""
+    ids_initial_accumulator: float = 0.0
+    """Of lazy Adagrad: what sums of squares begin with."""
     backbone_lr: float | None = None
     """Of a trained backbone; None: as dense_lr."""
     weight_decay: float = 0.0
@@ -29,7 +36,7 @@ class OptimizerPlan:
 
 
 class CtrOptimizer(torch.optim.Optimizer):
-    """Adam(W) on dense parameters, lazy Adam on tables with sparse gradients: one for schedulers and clipping.
+    """Adam(W) on dense parameters, a lazy rule on tables with sparse gradients: one for schedulers and clipping.
 
     Lazy: a step reads and writes only the rows whose gradient is not zero, so it costs by the batch and not by the
     table. A row's moments do not decay, and its bias correction does not advance, while no batch names it: each row is
@@ -58,11 +65,14 @@ class CtrOptimizer(torch.optim.Optimizer):
         self._adam = torch.optim.AdamW(
             groups, lr=plan.dense_lr, betas=plan.betas, eps=plan.eps, weight_decay=plan.weight_decay, fused=fused
         )
+        adagrad = plan.ids_rule == "lazy_adagrad"
         tables = {
             "params": list(lazy),
+            "rule": plan.ids_rule,
             "lr": plan.ids_lr,
             "betas": plan.betas,
-            "eps": plan.eps,
+            "eps": (1e-10 if adagrad else plan.eps) if plan.ids_eps is None else plan.ids_eps,
+            "initial_accumulator": plan.ids_initial_accumulator,
             "l2": plan.ids_l2,
             "lazy": True,
         }
@@ -94,25 +104,25 @@ class CtrOptimizer(torch.optim.Optimizer):
         # Empty history slots look up row 0; what comes back for them is zeros, and no reason to step it.
         touched_U = grad.values().any(dim=1)
         rows_U, grad_UD = grad.indices()[0][touched_U], grad.values()[touched_U]
+        state = self.row_state(table)
+        old_UD = table.index_select(0, rows_U)
+        if "row_steps" in state:
+            steps_U1 = state["row_steps"].index_select(0, rows_U).add_(1)
+            state["row_steps"].index_copy_(0, rows_U, steps_U1)
+            if group["l2"]:
+                grad_UD = grad_UD + group["l2"] / steps_U1 * old_UD
+        step_UD = RULES[group["rule"]].step(state, rows_U, grad_UD, group)
+        table.index_copy_(0, rows_U, old_UD.sub_(step_UD, alpha=group["lr"]))
+
+    def row_state(self, table: Tensor) -> dict[str, Tensor]:
+        """Returns what is kept of each row of a table, [rows, ...] by name; makes it when there is none yet."""
         state = self.state[table]
         if not state:
-            state["exp_avg"] = torch.zeros_like(table)
-            state["exp_avg_sq"] = torch.zeros_like(table)
-            # Steps of each row, in float32, which is what torch makes of every optimizer state it loads.
-            state["row_steps"] = torch.zeros(len(table), 1, device=table.device)
-        beta1, beta2 = group["betas"]
-        old_UD = table.index_select(0, rows_U)
-        steps_U1 = state["row_steps"].index_select(0, rows_U).add_(1)
-        if group["l2"]:
-            grad_UD = grad_UD + group["l2"] / steps_U1 * old_UD
-        mean_UD = state["exp_avg"].index_select(0, rows_U).lerp_(grad_UD, 1 - beta1)
-        square_UD = state["exp_avg_sq"].index_select(0, rows_U).mul_(beta2).addcmul_(grad_UD, grad_UD, value=1 - beta2)
-        state["row_steps"].index_copy_(0, rows_U, steps_U1)
-        state["exp_avg"].index_copy_(0, rows_U, mean_UD)
-        state["exp_avg_sq"].index_copy_(0, rows_U, square_UD)
-        root_UD = square_UD.div_(1 - beta2**steps_U1).sqrt_().add_(group["eps"])
-        step_UD = mean_UD.div_(1 - beta1**steps_U1).div_(root_UD)
-        table.index_copy_(0, rows_U, old_UD.sub_(step_UD, alpha=group["lr"]))
+            (group,) = (each for each in self.param_groups if each["lazy"])
+            state |= RULES[group["rule"]].start(table, group)
+            if group["l2"] and "row_steps" not in state:
+                state["row_steps"] = counts(table)
+        return state
 
 
 def decay_schedule(optimizer: torch.optim.Optimizer, plan: OptimizerPlan) -> torch.optim.lr_scheduler.LRScheduler:

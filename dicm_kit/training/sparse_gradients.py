@@ -1,4 +1,7 @@
-"""The mean over ranks of all id tables' sparse gradients at once: DDP on gloo has three collectives for each table."""
+"""Id tables' gradients and the ranks: the mean of replicated ones, and an overflow in sharded ones.
+
+The mean is of all tables at once: DDP on gloo has three collectives for each.
+"""
 
 from collections.abc import Sequence
 
@@ -31,6 +34,25 @@ def average_sparse(tables: Sequence[nn.Parameter], group: distributed.ProcessGro
         table.grad = torch.sparse_coo_tensor(
             rows_K[None], values_KD / num_ranks, table.shape, check_invariants=False
         ).coalesce()
+
+
+@torch.no_grad()
+def share_overflow(apart: Sequence[nn.Parameter], shared: nn.Parameter, group: distributed.ProcessGroup) -> None:
+    """Puts an infinity into every rank's gradient of `shared` when a gradient of `apart` is not finite on any rank.
+
+    `apart` are parameters of which each rank has other rows. In 16-mixed each rank's gradient scaler looks at its own
+    gradients, skips the step and lowers its scale when one has overflowed: with this all do, or none. Collective: each
+    rank sends one number to all. Nothing waits for the device.
+    """
+    assert shared.grad is not None, "it is trained on every rank"
+    bad = torch.zeros((), device=shared.device)
+    for each in apart:
+        if each.grad is not None:
+            values = each.grad._values() if each.grad.is_sparse else each.grad
+            bad = torch.maximum(bad, (~torch.isfinite(values)).any().to(bad))
+    distributed.all_reduce(bad, distributed.ReduceOp.MAX, group=group)
+    first = shared.grad[(0,) * shared.grad.ndim]
+    first.copy_(torch.where(bad > 0, torch.inf, first))
 
 
 def _coalesced(table: nn.Parameter) -> Tensor:

@@ -21,7 +21,7 @@ from dicm_kit.features.tables import sparse_parameters
 from dicm_kit.images.server import ImageServer
 from dicm_kit.training.launcher import PatientLauncher
 from dicm_kit.training.module import CtrModule
-from dicm_kit.training.sparse_gradients import average_sparse
+from dicm_kit.training.sparse_gradients import average_sparse, share_overflow
 
 NAME = "image_server"
 """In Lightning's registry, and in a recipe's `trainer.strategy`."""
@@ -56,6 +56,8 @@ class ImageServerStrategy(DDPStrategy):
         self._groups: list[torch.distributed.ProcessGroup] = []
         self._table_group: torch.distributed.ProcessGroup | None = None
         self._replicated: list[torch.nn.Parameter] = []
+        self._sharded: list[torch.nn.Parameter] = []
+        self._averaged: list[torch.nn.Parameter] = []  # by DDP
         """Id tables that every rank has whole."""
         self._heartbeat: Heartbeat | None = None
         self._trainer: pl.Trainer | None = None
@@ -92,15 +94,19 @@ class ImageServerStrategy(DDPStrategy):
             return super().training_step(*args, **kwargs)
 
     def backward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """`ddp`'s; then the gradients of id tables are averaged, too.
+        """`ddp`'s; then the gradients of replicated id tables are averaged, too.
 
-        Here, and not before the optimizer's step: in 16-mixed all ranks must find the same overflows.
+        Here, and not before the optimizer's step: in 16-mixed all ranks must find the same overflows, those in the rows
+        of sharded tables among them.
         """
         with self.phase("backward"):
             loss = super().backward(*args, **kwargs)
             if self._replicated:
                 assert self._table_group is not None, "`setup` comes first"
                 average_sparse(self._replicated, self._table_group)
+            if self._sharded and getattr(self.precision_plugin, "scaler", None) is not None:
+                assert self._table_group is not None, "`setup` comes first"
+                share_overflow(self._sharded, self._averaged[0], self._table_group)
             return loss
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> Any:
@@ -206,10 +212,12 @@ class ImageServerStrategy(DDPStrategy):
         apart = {id(table.weight) for table in sharded.values()}
         self._replicated = [each for each in sparse_parameters(module) if id(each) not in apart]
         self._table_group = group
+        self._sharded = [table.weight for table in sharded.values()]
         of_tables = apart | {id(each) for each in self._replicated}
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
             module, [name for name, each in module.named_parameters() if id(each) in of_tables]
         )
+        self._averaged = [each for each in module.parameters() if each.requires_grad and id(each) not in of_tables]
         super().setup(trainer)
         for each in self._replicated:  # as DDP does with what it averages; on their device by now
             torch.distributed.broadcast(each.detach(), src=0, group=group)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,8 +13,10 @@ from torch import Tensor, nn
 
 from dicm_kit.errors import RunError
 from dicm_kit.features.sharded import PARTITIONS, sharded_tables
+from dicm_kit.training.optimizers import CtrOptimizer
 
 _CHUNK = 2**20  # rows of a replicated table at a time
+_TODO = "Go on from another checkpoint of the run."
 
 
 def write_tables(module: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> None:
@@ -21,6 +24,7 @@ def write_tables(module: nn.Module, optimizer: torch.optim.Optimizer, folder: Pa
 
     A file has `row` [V] int64, the rows' numbers; `weight` [V, D]; and what the optimizer keeps of each row, [V, ...].
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     for name, table in sharded_tables(module).items():
@@ -34,12 +38,15 @@ def write_tables(module: nn.Module, optimizer: torch.optim.Optimizer, folder: Pa
             tensors = {"row": table.row_V[of_part]}
             tensors |= {key: value.cpu()[of_part].contiguous() for key, value in kept.items()}
             path = table_file(folder, name, part)
-            save_file(tensors, path)
+            try:
+                save_file(tensors, path)
+            except SafetensorError as error:  # the system's error as text
+                raise OSError(str(error)) from error
             with path.open("rb") as file:
                 os.fsync(file.fileno())
 
 
-def read_tables(module: nn.Module, optimizer: torch.optim.Optimizer | None, folder: Path) -> None:
+def read_tables(module: nn.Module, optimizer: CtrOptimizer | None, folder: Path) -> None:
     """Fills the rows that this rank holds, and their optimizer state where there is an optimizer.
 
     Raises:
@@ -54,12 +61,9 @@ def read_tables(module: nn.Module, optimizer: torch.optim.Optimizer | None, fold
                 place_V = torch.searchsorted(table.row_V, tensors.pop("row"))
                 filled += len(place_V)
                 weight[place_V.to(weight.device)] = tensors.pop("weight").to(weight.device)
-                for key, rows in tensors.items() if optimizer is not None else ():
-                    assert optimizer is not None, "asked above"
-                    state = optimizer.state[weight]
-                    if key not in state:
-                        state[key] = torch.zeros(len(weight), *rows.shape[1:], dtype=rows.dtype, device=weight.device)
-                    state[key][place_V.to(weight.device)] = rows.to(weight.device)
+                if optimizer is not None and tensors:  # no step has been made yet where there are none
+                    for key, values in optimizer.row_state(weight).items():
+                        values[place_V.to(weight.device)] = tensors[key].to(weight.device)
         if filled != len(table.row_V):
             raise RunError(
                 f"holds {filled:,} rows for this rank, the table has {len(table.row_V):,}",
@@ -108,25 +112,34 @@ def table_file(folder: Path, name: str, part: int) -> Path:
     return folder / name / f"part-{part:04d}.safetensors"
 
 
-def missing_files(folder: Path, names: Iterable[str]) -> list[Path]:
-    """Returns the files that should be there and are not."""
-    files = [table_file(folder, name, part) for name in names for part in range(PARTITIONS)]
-    return [path for path in files if not path.is_file()]
+def check_files(folder: Path, names: Iterable[str]) -> None:
+    """Raises RunError for the first file that is missing or cut, without reading rows: a file's head has its length."""
+    from safetensors import safe_open
+
+    for path in (table_file(folder, name, part) for name in names for part in range(PARTITIONS)):
+        with _broken_named(path), safe_open(path, framework="pt"):
+            pass
 
 
 def _read(path: Path, num_rows: int, dim: int) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    todo = "Go on from another checkpoint of the run."
-    try:
+    with _broken_named(path):
         tensors = load_file(path)
-    except FileNotFoundError:
-        raise RunError("a partition of a sharded table is missing", where=str(path), todo=todo) from None
-    except (SafetensorError, OSError) as error:
-        raise RunError(f"cannot be read: {error}", where=str(path), todo=todo) from error
     if "row" not in tensors or "weight" not in tensors or tensors["weight"].shape[1:] != (dim,):
-        raise RunError(f"is not of a table of width {dim}", where=str(path), todo=todo)
+        raise RunError(f"is not of a table of width {dim}", where=str(path), todo=_TODO)
     if len(tensors["row"]) and int(tensors["row"].max()) >= num_rows:
-        raise RunError(f"has rows beyond the table's {num_rows:,}", where=str(path), todo=todo)
+        raise RunError(f"has rows beyond the table's {num_rows:,}", where=str(path), todo=_TODO)
     return tensors
+
+
+@contextmanager
+def _broken_named(path: Path) -> Iterator[None]:
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except FileNotFoundError:
+        raise RunError("a partition of a sharded table is missing", where=str(path), todo=_TODO) from None
+    except (SafetensorError, OSError) as error:
+        raise RunError(f"cannot be read: {error}", where=str(path), todo=_TODO) from error

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from little_log import DAY, FIRST, write_log
 from test_markdown import BLOCK
 
@@ -34,7 +35,7 @@ def test_two_days(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
         pq.write_table(days.filter(part), f"shop/log/day-{day}.parquet")
 
     recipe = blocks("own_log.md", "yaml")[0].replace("file: log.parquet", "file: log")
-    warm_start, comparison = blocks("daily_training.md", "yaml")
+    warm_start, comparison, forgetting = blocks("daily_training.md", "yaml")
     Path("shop.yaml").write_text(recipe + warm_start)
     daily, named = (
         shlex.split(block.replace("$(date +\\%F)", "DATE")) for block in blocks("daily_training.md", "bash")
@@ -55,3 +56,6 @@ def test_two_days(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert re.search(r"ids: \d+ of \d+ rows of user.user_id known", capsys.readouterr().out)
     Path("warm.yaml").write_text(comparison)
     assert cli.main(["check", "warm.yaml"]) == 0
+    forget = [f"data.{name}={value}" for name, value in yaml.safe_load(forgetting)["data"].items()]
+    assert len(forget) == 2
+    assert cli.main(["check", "shop.yaml", "data.out=data/forgetful", *forget]) == 0

@@ -1,8 +1,10 @@
 """metrics.csv: a line per step, new columns as they come, and a resume that keeps the lines before it."""
 
 import csv
+import errno
 from pathlib import Path
 
+import pytest
 import torch
 
 from dicm_kit.artifacts.metrics_file import MetricsFile
@@ -72,3 +74,25 @@ def test_a_file_that_was_cut_in_a_line_goes_on(tmp_path: Path) -> None:
         path.write_bytes(path.read_bytes()[:-cut])
         log(path, (12, {"train/loss": 2.0}))
         assert [int(row["step"]) for row in rows(path)] == list(range(13)), cut
+
+
+def test_a_full_disk_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "metrics.csv"
+    file = MetricsFile(path)
+    file.log_metrics({"loss": 1.0, "epoch": 0}, step=1)
+    file.save()
+    before = path.read_text()
+    file.log_metrics({"loss": 0.5, "epoch": 0}, step=2)
+
+    class Full(csv.DictWriter):
+        def writerows(self, rows: object) -> None:
+            super().writerows([{"epoch": 0, "step": 2}])
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(csv, "DictWriter", Full)
+        with pytest.raises(OSError, match="No space"):
+            file.save()
+    assert path.read_text() == before
+    file.save()
+    assert path.read_text() == before + "0,2,0.5\n"

@@ -1,6 +1,7 @@
 """A run folder holds one run at a time, and nothing in it is overwritten unasked."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -43,7 +44,7 @@ def finished(tmp_path: Path) -> Path:
 
 def test_a_new_folder_is_made(tmp_path: Path) -> None:
     assert claim(tmp_path / "runs/new") == set()
-    assert (tmp_path / "runs/new/.lock").read_text() == f"{os.getpid()}\n"
+    assert (tmp_path / "runs/new/.lock").read_text() == f"{os.getpid()} on {socket.gethostname()}\n"
 
 
 def test_an_empty_folder_can_be_claimed_again(tmp_path: Path) -> None:
@@ -60,7 +61,8 @@ def test_another_process_keeps_the_folder(tmp_path: Path) -> None:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "in\n"
         for asked in ({}, {"resume": True}, {"overwrite": True}):
-            with pytest.raises(RunError, match=rf"another run is in this folder now \(process {holder.pid}\)"):
+            said = rf"another run is in this folder now \(process {holder.pid} on {socket.gethostname()}\)"
+            with pytest.raises(RunError, match=said):
                 claim(tmp_path, **asked)
     assert claim(tmp_path) == set(), "free when it has ended"
 

@@ -12,7 +12,13 @@ from toy import ToyData, toy_module
 from dicm_kit.errors import RunError, TrainingError
 from dicm_kit.training.callbacks import CtrProgress
 from dicm_kit.training.checkpoint import Checkpoints
-from dicm_kit.training.checkpoint_files import CHECKPOINTS, check_provenance, find_resumable, read_checkpoint
+from dicm_kit.training.checkpoint_files import (
+    CHECKPOINTS,
+    check_provenance,
+    clear_unfinished,
+    find_resumable,
+    read_checkpoint,
+)
 from dicm_kit.training.optimizers import CtrOptimizer, OptimizerPlan
 
 PLAN = OptimizerPlan(dense_lr=1e-2, ids_lr=1e-2, decay_every=4, decay_factor=0.5, ids_l2=0.1, weight_decay=0.01)
@@ -298,3 +304,18 @@ def test_signal_handler_is_given_back(tmp_path):
     before = signal.getsignal(signal.SIGINT)
     fit(tmp_path)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_what_a_killed_run_began_to_write_is_cleared(whole, tmp_path):
+    folder = tmp_path / CHECKPOINTS
+    folder.mkdir()
+    whole_one = folder / "step-000000004.ckpt"
+    checkpoint = torch.load(whole[0] / CHECKPOINTS / whole_one.name, weights_only=True)
+    checkpoint["dicm"]["tables"] = {"folder": "step-000000004-000000004.tables", "sizes": {}}
+    torch.save(checkpoint, whole_one)
+    for name in ("step-000000004-000000004.tables", "step-000000006-000000006.tables", ".last-000000005.tables.tmp"):
+        (folder / name).mkdir()
+        (folder / name / "part-0000.safetensors").write_bytes(b"rows")
+    (folder / ".last.ckpt.tmp").write_bytes(b"half")
+    clear_unfinished(folder)
+    assert {path.name for path in folder.iterdir()} == {whole_one.name, "step-000000004-000000004.tables"}

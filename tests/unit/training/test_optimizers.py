@@ -48,9 +48,57 @@ def test_each_row_is_trained_by_the_adam_of_its_own_steps():
         assert torch.allclose(mine, theirs, atol=1e-6)
 
 
-def test_rows_that_are_not_named_keep_every_bit():
+@pytest.mark.parametrize(("eps", "accumulator"), [(None, 0.0), (1e-3, 0.5)])
+def test_lazy_adagrad_is_adagrad_on_dense_gradients(eps, accumulator):
     table, linear = parts()
-    optimizer = CtrOptimizer(linear.parameters(), [table.rows.weight], OptimizerPlan(ids_l2=0.1, weight_decay=0.1))
+    dense, other = nn.Parameter(table.rows.weight.detach().clone()), copy.deepcopy(linear)
+    plan = OptimizerPlan(
+        ids_rule="lazy_adagrad",
+        ids_lr=0.1,
+        ids_eps=eps,
+        ids_initial_accumulator=accumulator,
+        decay_every=2,
+        decay_factor=0.5,
+    )
+    optimizer = CtrOptimizer(linear.parameters(), [table.rows.weight], plan)
+    torchs = torch.optim.Adagrad(
+        [dense], lr=0.1, initial_accumulator_value=accumulator, eps=1e-10 if eps is None else eps
+    )
+    adam = torch.optim.Adam(other.parameters(), lr=plan.dense_lr)
+    schedules = [decay_schedule(each, plan) for each in (optimizer, torchs, adam)]
+    for ids in BATCHES:
+        for each in (optimizer, torchs, adam):
+            each.zero_grad()
+        backward(table, linear, ids)
+        rows = nn.functional.embedding(torch.tensor(ids, dtype=torch.int64), dense)
+        (other(rows) ** 2).sum().backward()
+        clip_norm([table.rows.weight, *linear.parameters()], 1.0)
+        clip_norm([dense, *other.parameters()], 1.0)
+        for each in (optimizer, torchs, adam, *schedules):
+            each.step()
+    assert not torch.equal(dense, parts()[0].rows.weight)
+    assert torch.allclose(table.rows.weight, dense, atol=1e-6)
+    assert torch.allclose(optimizer.state[table.rows.weight]["sum"], torchs.state[dense]["sum"], atol=1e-6)
+
+
+def test_adagrad_keeps_half_of_what_adam_keeps():
+    def kept(rule, l2=0.0):
+        table, linear = parts()
+        optimizer = CtrOptimizer(linear.parameters(), [table.rows.weight], OptimizerPlan(ids_rule=rule, ids_l2=l2))
+        backward(table, linear, [1])
+        optimizer.step()
+        return {name: value.numel() for name, value in optimizer.state[table.rows.weight].items()}
+
+    assert kept("lazy_adam") == {"exp_avg": ROWS * DIM, "exp_avg_sq": ROWS * DIM, "row_steps": ROWS}
+    assert kept("lazy_adagrad") == {"sum": ROWS * DIM}
+    assert kept("lazy_adagrad", l2=0.1) == {"sum": ROWS * DIM, "row_steps": ROWS}
+
+
+@pytest.mark.parametrize("rule", ["lazy_adam", "lazy_adagrad"])
+def test_rows_that_are_not_named_keep_every_bit(rule):
+    table, linear = parts()
+    plan = OptimizerPlan(ids_rule=rule, ids_l2=0.1, weight_decay=0.1)
+    optimizer = CtrOptimizer(linear.parameters(), [table.rows.weight], plan)
     backward(table, linear, list(range(ROWS)))  # all rows have a state
     optimizer.step()
     state = optimizer.state[table.rows.weight]
@@ -66,9 +114,10 @@ def test_rows_that_are_not_named_keep_every_bit():
         assert (value[~others] != before[name][~others]).any(dim=1).all(), name
 
 
-def test_no_operation_of_a_step_is_as_large_as_the_table(monkeypatch):
+@pytest.mark.parametrize("rule", ["lazy_adam", "lazy_adagrad"])
+def test_no_operation_of_a_step_is_as_large_as_the_table(rule):
     table, linear = IdTable(50_000, DIM), nn.Linear(DIM, 1)
-    optimizer = CtrOptimizer(linear.parameters(), [table.rows.weight], OptimizerPlan(ids_l2=0.1))
+    optimizer = CtrOptimizer(linear.parameters(), [table.rows.weight], OptimizerPlan(ids_rule=rule, ids_l2=0.1))
     backward(table, linear, [1, 2])
     optimizer.step()  # makes the state
     optimizer.zero_grad()
@@ -89,6 +138,21 @@ def test_no_operation_of_a_step_is_as_large_as_the_table(monkeypatch):
     own = {id(each) for each in (table.rows.weight, *optimizer.state[table.rows.weight].values())}
     assert own
     assert max(size for name, size in made if "detach" not in name and "alias" not in name) <= 3 * DIM + 10
+
+
+def test_mini_batch_aware_regularisation_of_adagrad_by_hand():
+    table, linear = parts()
+    plan = OptimizerPlan(ids_rule="lazy_adagrad", ids_lr=0.1, ids_l2=0.3)
+    optimizer = CtrOptimizer(linear.parameters(), [table.rows.weight], plan)
+    row, total = table.rows.weight[4].detach().clone(), torch.zeros(DIM)
+    for step in (1, 2, 3):
+        grad = torch.tensor([[0.5, -1.0, 2.0]])
+        table.rows.weight.grad = torch.sparse_coo_tensor([[4]], grad, (ROWS, DIM), check_invariants=True)
+        optimizer.step()
+        g = grad[0] + 0.3 / step * row
+        total += g**2
+        row -= 0.1 * g / total.sqrt()
+        assert torch.allclose(table.rows.weight[4], row, atol=1e-6)
 
 
 @pytest.mark.parametrize("l2", [0.0, 0.3])
@@ -125,7 +189,8 @@ def test_learning_rates_are_apart_and_decay_together():
     assert rates[4] == pytest.approx([0.025, 0.0025, 0.05])
 
 
-def test_state_survives_saving_and_loading_with_every_bit():
+@pytest.mark.parametrize("rule", ["lazy_adam", "lazy_adagrad"])
+def test_state_survives_saving_and_loading_with_every_bit(rule):
     def run(optimizer, table, linear, batches):
         for ids in batches:
             optimizer.zero_grad()
@@ -134,7 +199,8 @@ def test_state_survives_saving_and_loading_with_every_bit():
 
     def fresh():
         table, linear = parts()
-        return table, linear, CtrOptimizer(linear.parameters(), [table.rows.weight], OptimizerPlan(ids_lr=0.1))
+        plan = OptimizerPlan(ids_rule=rule, ids_lr=0.1, ids_l2=0.1)
+        return table, linear, CtrOptimizer(linear.parameters(), [table.rows.weight], plan)
 
     table, linear, optimizer = fresh()
     run(optimizer, table, linear, BATCHES)

@@ -12,7 +12,7 @@ from dicm_kit.exchange.all_to_all import LocalExchange
 from dicm_kit.exchange.owner import partition
 from dicm_kit.features.sharded import PARTITIONS, ShardedTable
 from dicm_kit.training.optimizers import CtrOptimizer, OptimizerPlan
-from dicm_kit.training.table_files import missing_files, read_tables, table_file, write_tables
+from dicm_kit.training.table_files import check_files, read_tables, table_file, write_tables
 
 ROWS, DIM = 300, 3
 
@@ -25,7 +25,9 @@ class Rank(LocalExchange):
         self.rank, self.num_ranks = rank, num_ranks
 
 
-def share(rank: int = 0, num_ranks: int = 1, seed: int = 0) -> tuple[nn.Module, CtrOptimizer]:
+def share(
+    rank: int = 0, num_ranks: int = 1, seed: int = 0, plan: OptimizerPlan | None = None
+) -> tuple[nn.Module, CtrOptimizer]:
     """Returns a module with a table, of which a rank holds its rows, and its optimizer."""
     torch.manual_seed(seed)
     module = nn.Module()
@@ -34,7 +36,7 @@ def share(rank: int = 0, num_ranks: int = 1, seed: int = 0) -> tuple[nn.Module, 
     mine = partition(table.row_V, PARTITIONS) % num_ranks == rank
     table.row_V, table.rows.weight = table.row_V[mine], nn.Parameter(table.weight.detach()[mine])
     table.exchange = Rank(rank, num_ranks)
-    return module, CtrOptimizer([nn.Parameter(torch.zeros(1))], [table.weight], OptimizerPlan())
+    return module, CtrOptimizer([nn.Parameter(torch.zeros(1))], [table.weight], plan or OptimizerPlan())
 
 
 def trained(folder: Path, num_ranks: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -55,7 +57,7 @@ def trained(folder: Path, num_ranks: int) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize(("written", "read"), [(1, 1), (2, 3), (3, 1), (1, 4)])
 def test_any_number_of_ranks_reads_what_others_wrote(tmp_path: Path, written: int, read: int) -> None:
     weight, moment = trained(tmp_path, written)
-    assert missing_files(tmp_path, ["table"]) == []
+    check_files(tmp_path, ["table"])
     for rank in range(read):
         module, optimizer = share(rank, read, seed=1)
         read_tables(module, optimizer, tmp_path)
@@ -72,6 +74,25 @@ def test_the_format(tmp_path: Path) -> None:
     assert torch.equal(partition(tensors["row"], PARTITIONS), torch.full_like(tensors["row"], 5))
 
 
+def test_lazy_adagrad_with_a_rank_that_has_not_made_a_step(tmp_path: Path) -> None:
+    plan = OptimizerPlan(ids_rule="lazy_adagrad", ids_initial_accumulator=0.5)
+    sums = torch.zeros(ROWS, DIM)
+    for rank in range(2):
+        module, optimizer = share(rank, 2, plan=plan)
+        table = module.table
+        if rank == 0:
+            table.rows(torch.arange(9)).square().sum().backward()
+            optimizer.step()
+        write_tables(module, optimizer, tmp_path)
+        sums[table.row_V] = optimizer.state[table.weight]["sum"] if rank == 0 else 0.5
+    assert set(load_file(table_file(tmp_path, "table", 4))) == {"row", "weight", "sum"}
+    assert set(load_file(table_file(tmp_path, "table", 5))) == {"row", "weight"}
+    module, optimizer = share(seed=1, plan=plan)
+    read_tables(module, optimizer, tmp_path)
+    assert torch.equal(optimizer.state[module.table.weight]["sum"], sums)
+    assert (sums > 0.5).any()
+
+
 def test_rows_are_no_part_of_state_dict() -> None:
     module, _ = share()
     assert module.state_dict() == {}
@@ -86,7 +107,6 @@ def test_broken_files_are_named(tmp_path: Path, damage: str) -> None:
     match damage:
         case "missing":
             path.unlink()
-            assert missing_files(tmp_path, ["table"]) == [path]
         case "cut":
             path.write_bytes(path.read_bytes()[:-9])
         case "another width":
@@ -103,6 +123,10 @@ def test_broken_files_are_named(tmp_path: Path, damage: str) -> None:
     with pytest.raises(RunError, match=words[damage]) as caught:
         read_tables(module, optimizer, tmp_path)
     assert caught.value.where == str(path)
+    if damage in ("missing", "cut"):  # seen without reading the rows
+        with pytest.raises(RunError, match=words[damage]) as caught:
+            check_files(tmp_path, ["table"])
+        assert caught.value.where == str(path)
 
 
 def test_a_smaller_vocabulary_is_not_filled_up(tmp_path: Path) -> None:
