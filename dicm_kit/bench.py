@@ -96,7 +96,7 @@ def _pictures(session: Session, found: Measured) -> str:
         lines.append(
             f"begun ahead, beside the step before, in ms: {took}. A step waits only for what is not ready then;"
         )
-        lines.append("  images.look_ahead=false makes them parts of their own step.")
+        lines.append("  trainer.look_ahead=false makes them parts of their own step.")
     return "\n".join(lines)
 
 

@@ -69,7 +69,7 @@ class Session:
             max_history=self.recipe.data.history.max_length,
             seed=self.recipe.seed,
             workers=self.recipe.data.workers,
-            ahead=self.module if self.recipe.images and self.recipe.images.look_ahead else None,
+            ahead=self.module if self.recipe.trainer.look_ahead else None,
         )
         self.provenance = self._provenance()
         self.progress, self.counted = CtrProgress(), CountPictures()

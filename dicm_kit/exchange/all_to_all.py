@@ -81,6 +81,13 @@ class Exchange(ABC):
             vectors_VD = compute(asked.keys_V)
         return self.answer(asked, vectors_VD)
 
+    @contextmanager
+    def counted_apart(self) -> Iterator[Traffic]:
+        """Yields what is counted within, which `traffic` then has not: it belongs to a later step."""
+        before, self.traffic = self.traffic, Traffic()
+        yield self.traffic
+        self.traffic = before
+
     def _count(self, asked: int, served: int) -> None:
         self.traffic.fetches += 1
         self.traffic.asked += asked

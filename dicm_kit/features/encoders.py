@@ -36,10 +36,14 @@ class IdEncoder(FeatureEncoder):
         self.table = TABLES[placement](num_ids, dim, init_std)
         self.out_dim = dim
 
+    def rows(self, values: Column) -> Tensor:
+        """Returns which rows of the table a column asks for, [...]."""
+        assert isinstance(values, Tensor), "an id column holds one id per row"
+        return values
+
     def forward(self, values: Column) -> Tensor:
         """Returns [..., D] of int64 ids [...]."""
-        assert isinstance(values, Tensor), "an id column holds one id per row"
-        return self.table(values)
+        return self.table(self.rows(values))
 
 
 def build_id(config: IdConfig, shape: ColumnShape) -> IdEncoder:
@@ -78,6 +82,11 @@ class IdsEncoder(FeatureEncoder):
         self.pooling: Literal["mean", "sum"] = pooling
         self.out_dim = dim
 
+    def rows(self, values: Column) -> Tensor:
+        """Returns which rows of the table a column asks for, row after row of the Bag."""
+        assert isinstance(values, Bag), "an ids column is a Bag"
+        return values.values
+
     def forward(self, values: Column) -> Tensor:
         """Returns [..., D] of a Bag whose rows are shaped [...]."""
         assert isinstance(values, Bag), "an ids column is a Bag"
@@ -113,10 +122,14 @@ class HashEncoder(FeatureEncoder):
         self.table = TABLES[placement](1 + buckets, dim, init_std)
         self.out_dim = dim
 
+    def rows(self, values: Column) -> Tensor:
+        """Returns which rows of the table a column asks for, [...]."""
+        assert isinstance(values, Tensor), "a hash column holds one hash per row"
+        return hash_rows(values, self.buckets)
+
     def forward(self, values: Column) -> Tensor:
         """Returns [..., D] of 64-bit hashes [...], int64."""
-        assert isinstance(values, Tensor), "a hash column holds one hash per row"
-        return self.table(hash_rows(values, self.buckets))
+        return self.table(self.rows(values))
 
 
 def build_hash(config: HashConfig, shape: ColumnShape) -> HashEncoder:

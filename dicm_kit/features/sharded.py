@@ -1,6 +1,7 @@
 """Id tables whose rows are spread over the ranks: the other half of the paper's servers."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -9,15 +10,27 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
 from dicm_kit.errors import DataError
-from dicm_kit.exchange.all_to_all import Exchange, LocalExchange, RankExchange
+from dicm_kit.exchange.all_to_all import Asked, Exchange, LocalExchange, RankExchange
 from dicm_kit.exchange.dedup import distinct
 from dicm_kit.exchange.owner import owner, partition
+from dicm_kit.exchange.traffic import Traffic
 from dicm_kit.features.tables import INIT_STD
 from dicm_kit.types import Bag
 
 PARTITIONS = 64
 """Of the rows of a table; as many ranks can share it."""
 _CHUNK = 2**16  # rows drawn at once; with a multiple of 16 numbers a chunk after the other draws what one draw would
+
+
+@dataclass(frozen=True)
+class AskedRows:
+    """Which rows a step needs of a table: what can be found out before it, since no parameter has a part in it."""
+
+    inverse_K: Int[Tensor, " K"]
+    """Of each id, which distinct one it is."""
+    asked: Asked
+    traffic: Traffic | None = None
+    """What it cost, where that is not counted yet."""
 
 
 class ShardedTable(nn.Module):
@@ -39,6 +52,10 @@ class ShardedTable(nn.Module):
         _exhaust(self._drawn())  # leaves the generator as drawing the rows does
         self.exchange: Exchange | None = None
         """None: no rows yet."""
+        self.begun: AskedRows | None = None
+        """What `ask_ahead` found out for the next `forward` or `pooled`, and nobody else."""
+        self._asking: Exchange = LocalExchange()
+        """Used by whoever asks ahead."""
         self.row_V = torch.empty(0, dtype=torch.int64)
         """The numbers of the rows that this rank holds, sorted."""
 
@@ -53,9 +70,12 @@ class ShardedTable(nn.Module):
         assert isinstance(self.rows.weight, nn.Parameter), "it is trained"
         return self.rows.weight
 
-    def hold(self, group: distributed.ProcessGroup | None = None) -> None:
-        """Draws this rank's rows; all of them without a group. Takes a group that is used for tables only.
+    def hold(
+        self, group: distributed.ProcessGroup | None = None, ahead: distributed.ProcessGroup | None = None
+    ) -> None:
+        """Draws this rank's rows; all of them without a group. Takes groups that are used for tables only.
 
+        `ahead` is one for tensors on CPU (gloo), for `ask_ahead`; tables that are asked one after the other share it.
         Rows that it holds already, since it has trained, stay as they are.
         """
         num_ranks = 1 if group is None else distributed.get_world_size(group)
@@ -66,6 +86,7 @@ class ShardedTable(nn.Module):
             row_V = row_V[owner(partition(row_V, PARTITIONS), num_ranks) == distributed.get_rank(group)]
         held = self.exchange
         self.exchange = LocalExchange() if group is None else RankExchange(group, PARTITIONS)
+        self._asking = LocalExchange() if ahead is None else RankExchange(ahead, PARTITIONS)
         if held is not None and torch.equal(row_V, self.row_V):
             self.exchange.traffic = held.traffic  # a run may test after it has trained
             return
@@ -103,6 +124,17 @@ class ShardedTable(nn.Module):
         weight = self.weight
         weight.index_copy_(0, place_K[mine_K].to(weight.device), vectors_KD[mine_K].to(weight.device, weight.dtype))
 
+    def ask_ahead(self, ids_K: Int[Tensor, " K"]) -> AskedRows:
+        """Tells the owners which rows a later step needs; takes ids on CPU. Collective where several ranks share it.
+
+        To be put into `begun` before the `forward` or `pooled` of the same ids.
+        """
+        assert self.exchange is not None, "the strategy or the module says which rows to hold before the first step"
+        assert self._asking.num_ranks == self.exchange.num_ranks, "`hold` was given a group to ask ahead with"
+        with self._asking.counted_apart() as cost:
+            rows = self._ask(ids_K, self._asking)
+        return replace(rows, traffic=cost)
+
     def forward(self, ids: Tensor) -> Tensor:
         """Returns rows [..., D] of int64 ids [...]. Collective where several ranks share the table."""
         vectors_UD, inverse_K = self._fetch(ids.reshape(-1))
@@ -118,8 +150,19 @@ class ShardedTable(nn.Module):
 
     def _fetch(self, ids_K: Int[Tensor, " K"]) -> tuple[Float[Tensor, "U D"], Int[Tensor, " K"]]:
         assert self.exchange is not None, "the strategy or the module says which rows to hold before the first step"
+        begun, self.begun = self.begun, None
+        if begun is None:
+            begun = self._ask(ids_K, self.exchange)
+        elif begun.traffic is not None:
+            self.exchange.traffic += begun.traffic
+        asked, inverse_K = begun.asked.to(ids_K.device), begun.inverse_K.to(ids_K.device)
+        with self.exchange.under_way("compute"):
+            vectors_VD = self._look_up(asked.keys_V)
+        return self.exchange.answer(asked, vectors_VD), inverse_K
+
+    def _ask(self, ids_K: Int[Tensor, " K"], exchange: Exchange) -> AskedRows:
         row_U, inverse_K = distinct(ids_K)
-        return self.exchange.fetch(row_U, self._look_up), inverse_K
+        return AskedRows(inverse_K, exchange.ask(row_U))
 
     def _look_up(self, row_V: Int[Tensor, " V"]) -> Float[Tensor, "V D"]:
         if len(self.row_V) == self.num_rows:

@@ -18,7 +18,7 @@ from dicm_kit.images.store import PartitionedStore, PictureStore
 from dicm_kit.interfaces import ImageBackbone
 from dicm_kit.types import Pictures
 
-_PATIENCE = 2.0
+PATIENCE = 2.0
 """Seconds for what was begun ahead to end when the ranks part; a job may wait for a rank that has gone."""
 
 
@@ -124,7 +124,7 @@ class ImageServer(nn.Module):
 
     def end_look_ahead(self) -> None:
         """To be called when nothing more is to be looked ahead for: lets what was begun end, and its thread."""
-        self._ahead.close(_PATIENCE)
+        self._ahead.close(PATIENCE)
 
     def part(self) -> None:
         """To be called when the process groups of `spread` go."""
@@ -163,9 +163,8 @@ class ImageServer(nn.Module):
         pin = next(self.embedder.parameters()).is_cuda
 
         def prepare() -> Prepared:
-            before, self._asking.traffic = self._asking.traffic, Traffic()
-            prepared = self._prepare(keys_K, self._asking)
-            cost, self._asking.traffic = self._asking.traffic, before
+            with self._asking.counted_apart() as cost:
+                prepared = self._prepare(keys_K, self._asking)
             if pin:
                 prepared = replace(prepared, rows=prepared.rows.pin_memory())
             return replace(prepared, traffic=cost)

@@ -136,9 +136,6 @@ class ImagesSection:
     """Most distinct pictures that a rank may have to compute in a step, as a guard of its memory; null: no limit."""
     store: Literal["mmap", "memory"] = "mmap"
     """Read the backbone's vectors from files as needed, or hold them all in memory."""
-    look_ahead: bool = True
-    """Exchange the next step's picture keys and look its pictures up while this step computes; false: one by one. The
-    results are the same."""
     transport: Literal["vectors", "backbone_vectors"] = "vectors"
     """What `image_server` sends between ranks; `backbone_vectors`: to measure what store-in-server would cost."""
 
@@ -260,6 +257,9 @@ class TrainerSection:
     """How several ranks work together; `auto`: `ddp`; `image_server`: `ddp`, and the pictures are shared out."""
     timeout: float = 60.0
     """Seconds after which all ranks end when one has died or fallen silent; `image_server` only."""
+    look_ahead: bool = True
+    """While a step computes, begin what the next one needs and no parameter changes: which pictures and which rows of
+    sharded tables are asked of which rank, and the pictures' lookup; false: one by one. Results are the same."""
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
     """What to train on."""
     devices: int = 1

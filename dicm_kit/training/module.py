@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from functools import partial
+from typing import Literal, cast
 
 import torch
 from lightning.pytorch import LightningModule
@@ -11,15 +12,17 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from dicm_kit.errors import TrainingError, some
-from dicm_kit.features.sharded import sharded_tables
+from dicm_kit.exchange.ahead import Ahead, Job
+from dicm_kit.features.encoders import IdEncoder
+from dicm_kit.features.sharded import AskedRows, ShardedTable, sharded_tables
 from dicm_kit.features.tables import sparse_parameters
-from dicm_kit.images.server import ImageServer
+from dicm_kit.images.server import PATIENCE, ImageServer, Prepared
 from dicm_kit.interfaces import BaseNet, FeatureEncoder, InterestAggregator
 from dicm_kit.training.loss import StepTotals, add_over_ranks, share_of_global_mean, summed_loss
 from dicm_kit.training.metrics import RankingMetrics
 from dicm_kit.training.optimizers import CtrOptimizer, OptimizerPlan, clip_norm, clip_values, decay_schedule
 from dicm_kit.training.slices import Impressions, TargetSlices
-from dicm_kit.types import Bag, Batch, Columns, Encoded, Interest, Pictures, Prediction, Vectors
+from dicm_kit.types import Bag, Batch, Column, Columns, Encoded, Interest, Pictures, Prediction, Vectors
 
 Side = Literal["user", "target", "context", "history"]
 SIDES: tuple[Side, ...] = ("user", "target", "context", "history")
@@ -68,6 +71,7 @@ class CtrModule(LightningModule):
         self.save_requested = False
         """Set it to have a checkpoint, on all ranks, after the next step."""
         self._warned: set[str] = set()
+        self._ahead = Ahead("ids of the next step")
 
     # --- stages 2 to 5 ---
 
@@ -86,38 +90,59 @@ class CtrModule(LightningModule):
         return _Stages(encoded, pictures, Prediction(logit_N.float(), interest))
 
     def _encode(self, batch: Batch) -> Encoded:
+        vectors: dict[Side, Vectors] = {side: {} for side in SIDES}
+        begun = batch.ahead.rows.result() if isinstance(batch.ahead, _Begun) and batch.ahead.rows else []
+        rows = iter(begun)
+        for side, name, encoder, column in self._columns(batch):
+            if begun and (table := _sharded_table(encoder)) is not None:
+                table.begun = next(rows)
+            vectors[side][name] = encoder(column)
+        return Encoded(**vectors, group_N=batch.group_N)
+
+    def _columns(self, batch: Batch) -> Iterator[tuple[Side, str, nn.Module, Column]]:
+        """Yields (side, name, encoder, column) in the order in which they are encoded."""
         columns: dict[Side, Columns] = {
             "user": batch.user,
             "target": batch.target,
             "context": batch.context,
             "history": batch.history,
         }
-        vectors: dict[Side, Vectors] = {side: {} for side in SIDES}
         for side in SIDES:
             if side in self.encoders:
                 of_side = self.encoders[side]
                 assert isinstance(of_side, nn.ModuleDict), "encoders are kept by side"
                 for name, encoder in of_side.items():
-                    column = name.removesuffix("_of")
-                    vectors[side][column] = encoder(columns[side][column])
-        return Encoded(**vectors, group_N=batch.group_N)
+                    yield side, name.removesuffix("_of"), encoder, columns[side][name.removesuffix("_of")]
 
     def look_ahead(self, batch: Batch) -> Batch:
         """Begins what needs no parameters for a batch, on CPU, that will come after the one that is computed now.
 
+        That is which pictures and which rows of sharded tables are asked of whom, and the lookup of pictures.
         Collective in the order of the calls, like `ImageServer.look_ahead`: for every rank's data module, or for none.
         """
-        if not isinstance(self.server, ImageServer):
-            return batch
-        return replace(batch, ahead=self.server.look_ahead(*self._keys(batch)))
+        pictures = rows = None
+        if isinstance(self.server, ImageServer):
+            pictures = self.server.look_ahead(*self._keys(batch))
+        if self.trainer.world_size > 1:  # on one rank nothing is asked of others
+            asking = [
+                partial(table.ask_ahead, cast(IdEncoder, encoder).rows(column).flatten())
+                for _, _, encoder, column in self._columns(batch)
+                if (table := _sharded_table(encoder)) is not None
+            ]
+            rows = self._ahead.do(lambda: [ask() for ask in asking]) if asking else None
+        return replace(batch, ahead=_Begun(pictures, rows))
 
     def end_look_ahead(self) -> None:
         """To be called when no batch comes any more."""
+        self._ahead.close(PATIENCE)
         if isinstance(self.server, ImageServer):
             self.server.end_look_ahead()
 
     def _pictures(self, batch: Batch) -> Pictures | None:
-        return None if self.server is None else self.server(*self._keys(batch), batch.ahead)
+        if self.server is None:
+            return None
+        begun = batch.ahead.pictures if isinstance(batch.ahead, _Begun) else None
+        return self.server(*self._keys(batch), begun)
 
     def _keys(self, batch: Batch) -> tuple[Tensor | None, Tensor | None, Tensor]:
         target_key_N = batch.target_key_N if self.image_target else None
@@ -271,6 +296,15 @@ class CtrModule(LightningModule):
 
 
 @dataclass(frozen=True)
+class _Begun:
+    """What `look_ahead` began for a batch."""
+
+    pictures: Job[Prepared] | None
+    rows: Job[list[AskedRows]] | None
+    """For each use of a sharded table, in the order of the encoders."""
+
+
+@dataclass(frozen=True)
 class _Stages:
     encoded: Encoded
     pictures: Pictures | None
@@ -316,6 +350,12 @@ class _Repeated(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len({**self._groups, **self._ready})
+
+
+def _sharded_table(encoder: nn.Module) -> ShardedTable | None:
+    """Returns the table of one of our encoders that is spread over ranks; a plugin's asks when it is called."""
+    table = getattr(encoder, "table", None)
+    return table if isinstance(table, ShardedTable) and hasattr(encoder, "rows") else None
 
 
 def _watched(batch: Batch, stages: _Stages, module: nn.Module) -> Iterator[tuple[str, Tensor]]:

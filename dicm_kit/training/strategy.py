@@ -207,8 +207,9 @@ class ImageServerStrategy(DDPStrategy):
             server.spread(self._new_group(), self._new_group("gloo"))  # the second for tensors on CPU, everywhere
         sharded = sharded_tables(module)
         group = self._new_group()
+        ahead = self._new_group("gloo") if sharded else None
         for table in sharded.values():
-            table.hold(group)
+            table.hold(group, ahead)
         apart = {id(table.weight) for table in sharded.values()}
         self._replicated = [each for each in sparse_parameters(module) if id(each) not in apart]
         self._table_group = group

@@ -16,6 +16,7 @@ from torch import distributed
 
 from dicm_kit.errors import ImageError
 from dicm_kit.exchange.all_to_all import RankExchange
+from dicm_kit.features.sharded import sharded_tables
 from dicm_kit.images.embedder import Embedder
 from dicm_kit.images.server import ImageServer
 from dicm_kit.training.strategy import ImageServerStrategy
@@ -93,25 +94,29 @@ def train(rank, num_ranks, folder, *overrides):
     counted = copy.copy(session.module.server.exchange.traffic)
     trainer.test(session.module, session.data, verbose=False)
     parameters = {name: value.detach() for name, value in session.module.named_parameters()}
+    tables = sharded_tables(session.module)
+    assert all(each.begun is None for each in tables.values())
+    sent = {name: (each.exchange.traffic.keys_bytes, each.exchange.traffic.fetches) for name, each in tables.items()}
     left = [each.name for each in threading.enumerate() if "next step" in each.name]
-    numbers = {name: value for name, value in asdict(counted).items() if not name.endswith("_seconds")}
+    numbers = {name: value for name, value in asdict(counted).items() if not name.endswith("_seconds")} | sent
     return parameters, session.module.results, numbers, counted.wait_seconds, left
 
 
 FROZEN, WIDE_VECTORS = [], ["images.transport=backbone_vectors"]
+TABLES = [f"features.{each}.placement=sharded" for each in ("user.user_id", "target.item_id", "context.position")]
 TRAINED = ["images.backbone.trainable=all", "batch_size=64"]
 
 
 @pytest.mark.parametrize(
     ("num_ranks", "overrides"),
-    [(1, FROZEN), (1, TRAINED), (2, FROZEN), (2, TRAINED), (4, FROZEN), (4, WIDE_VECTORS)],
+    [(1, FROZEN), (1, TRAINED), (2, FROZEN), (2, TRAINED), (4, FROZEN), (4, WIDE_VECTORS), (2, TABLES)],
 )
 def test_a_training_is_the_same_to_the_bit(ranks, shop, num_ranks, overrides):
     def trained(*switch):
         given = [shop, *overrides, *switch]
         return [train(0, 1, *given)] if num_ranks == 1 else ranks.run(num_ranks, train, *given)
 
-    one_by_one, ahead = trained("images.look_ahead=false"), trained()
+    one_by_one, ahead = trained("trainer.look_ahead=false"), trained()
     for one, other in zip(one_by_one, ahead, strict=True):
         assert all(torch.equal(value, other[0][name]) for name, value in one[0].items())
         assert one[1]["test"] == pytest.approx(other[1]["test"], rel=0, abs=0, nan_ok=True)

@@ -80,7 +80,7 @@ def died(rank: int, at: str) -> str:
     ],
 )
 def test_a_rank_is_killed(launcher: str, rank: int, place: str, at: str, shop: Path) -> None:
-    ended = faulty(launcher, 3, "kill", rank, place, shop, "images.look_ahead=false")
+    ended = faulty(launcher, 3, "kill", rank, place, shop, "trainer.look_ahead=false")
     assert ended.code
     for other in {0, 1, 2} - {rank}:
         assert told(ended, other) == died(rank, at)

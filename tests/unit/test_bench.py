@@ -21,7 +21,7 @@ ALWAYS = {
 def test_the_parts_add_up_and_the_pictures_are_those_of_the_batches(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = run.bench(debug(tmp_path, SMALL, "images.look_ahead=false"), 40)
+    found = run.bench(debug(tmp_path, SMALL, "trainer.look_ahead=false"), 40)
     out = capsys.readouterr().out
 
     assert set(found.parts) == ALWAYS | part_clock.PICTURE_PARTS

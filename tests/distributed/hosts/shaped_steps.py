@@ -1,6 +1,6 @@
 """How much slower is a step on slower links, and how much of the exchange does looking ahead hide?
 
-AMS, store-in-server and store-in-worker on four hosts; the first two also without `images.look_ahead`.
+AMS, store-in-server and store-in-worker on four hosts; the first two also without `trainer.look_ahead`.
 
     python tests/distributed/hosts/shaped_steps.py [--rounds N] [--steps N] [KEY=VALUE ...]
 
@@ -33,10 +33,10 @@ RECIPE = HERE / "wide.yaml"
 HOSTS = 4
 WAYS = {
     "AMS": ["trainer.strategy=image_server"],
-    "AMS, one by one": ["trainer.strategy=image_server", "images.look_ahead=false"],
+    "AMS, one by one": ["trainer.strategy=image_server", "trainer.look_ahead=false"],
     "store-in-server": ["trainer.strategy=image_server", "images.transport=backbone_vectors"],
     "store-in-server, one by one": [
-        *("trainer.strategy=image_server", "images.transport=backbone_vectors", "images.look_ahead=false")
+        *("trainer.strategy=image_server", "images.transport=backbone_vectors", "trainer.look_ahead=false")
     ],
     "store-in-worker": ["trainer.strategy=ddp"],
 }
