@@ -142,7 +142,7 @@ class CtrModule(LightningModule):
         if self.server is None:
             return None
         begun = batch.ahead.pictures if isinstance(batch.ahead, _Begun) else None
-        return self.server(*self._keys(batch), begun)
+        return self.server(*self._keys(batch), *([] if begun is None else [begun]))
 
     def _keys(self, batch: Batch) -> tuple[Tensor | None, Tensor | None, Tensor]:
         target_key_N = batch.target_key_N if self.image_target else None
