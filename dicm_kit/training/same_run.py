@@ -21,6 +21,7 @@ MAY_CHANGE = (
     "data.out",
     "data.workers",
     "data.memory_mb",
+    "images.look_ahead",
     "images.max_distinct",
     "images.missing",
     "images.store",
