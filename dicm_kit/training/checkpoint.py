@@ -35,7 +35,7 @@ class Checkpoints(Checkpoint):
 
     `last.ckpt` is also written when a training ends by Ctrl-C, a signal or an error, at the last finished step. The
     first Ctrl-C lets the step that is running finish (on several ranks, the next one too, since they stop together); a
-    second one does not wait.
+    second one does not wait. A checkpoint that is being written is finished in any case.
 
     A file appears whole or not at all: written aside, synced, renamed. Beside what Lightning keeps it holds, under
     `dicm`, the provenance and every rank's random state; it loads with `weights_only=True`.
@@ -68,7 +68,7 @@ class Checkpoints(Checkpoint):
         self._rng: dict[str, Any] | None = None  # when the last batch ended
         self._rng_to_restore: dict[str, Any] | None = None
         self._rng_before_validation: dict[str, Any] | None = None
-        self._in_batch = self._updating = self._accumulating = self._alone = False
+        self._in_batch = self._updating = self._accumulating = self._alone = self._writing = False
         self._written_at: int | None = None  # the step that last.ckpt stands at
         self._handler: Any = None
         self._tables: Path | None = None
@@ -90,7 +90,8 @@ class Checkpoints(Checkpoint):
     def _interrupt(self, module: CtrModule, ranks: int) -> Callable[[int, FrameType | None], None]:
         def handle(signum: int, frame: FrameType | None) -> None:
             # Between steps one rank may stop at once. Several stop together, or one waits for another for ever.
-            if module.stop_requested or not (self._in_batch or ranks > 1):
+            # Never while torch.save writes: an exception in there ends the process with abort().
+            if not self._writing and (module.stop_requested or not (self._in_batch or ranks > 1)):
                 signal.default_int_handler(signum, frame)
             module.stop_requested = True
             _tell("Stopping after this step; press Ctrl-C again to stop at once.")
@@ -178,9 +179,9 @@ class Checkpoints(Checkpoint):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes `last.ckpt`, where `max_steps` did not end the training within an epoch."""
-        self._give_back_signal()
         if self._written_at != self._step:
             self._write(trainer, "last.ckpt")
+        self._give_back_signal()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Writes `last.ckpt` at the last finished step, unless the parameters are not those of a finished step.
@@ -266,9 +267,15 @@ class Checkpoints(Checkpoint):
 
     def _write(self, trainer: Trainer, name: str) -> None:
         """Called by every rank; rank 0 writes. Not `trainer.save_checkpoint`: its barrier waits for dead ranks."""
-        strategy = trainer.strategy
-        with strategy.phase("checkpoint") if isinstance(strategy, ImageServerStrategy) else nullcontext():
-            self._write_whole(trainer, name)
+        strategy, module = trainer.strategy, trainer.lightning_module
+        self._writing = True
+        try:
+            with strategy.phase("checkpoint") if isinstance(strategy, ImageServerStrategy) else nullcontext():
+                self._write_whole(trainer, name)
+        finally:
+            self._writing = False
+        if trainer.world_size == 1 and not self._alone and getattr(module, "stop_requested", False):
+            raise KeyboardInterrupt  # pressed meanwhile
 
     def _write_whole(self, trainer: Trainer, name: str) -> None:
         tables = self._write_tables(trainer, name)

@@ -319,3 +319,28 @@ def test_what_a_killed_run_began_to_write_is_cleared(whole, tmp_path):
     (folder / ".last.ckpt.tmp").write_bytes(b"half")
     clear_unfinished(folder)
     assert {path.name for path in folder.iterdir()} == {whole_one.name, "step-000000004-000000004.tables"}
+
+
+@pytest.mark.parametrize("name", ["step-000000004.ckpt", "last.ckpt", "best.ckpt"])
+def test_ctrl_c_lets_a_checkpoint_be_written(whole, tmp_path, monkeypatch, name):
+    save, pressed = torch.save, []
+
+    def save_and_press(checkpoint, file):
+        save(checkpoint, file)
+        if name in file.name and not pressed:
+            pressed.append(checkpoint["global_step"])
+            press_ctrl_c()
+            press_ctrl_c()  # a second one does not help either
+            file.write(b"")  # where torch.save would have the process abort
+
+    trainer, module, data, _ = make(tmp_path, monitor="val/log_loss")
+    monkeypatch.setattr(torch, "save", save_and_press)
+    with pytest.raises(SystemExit):
+        trainer.fit(module, data)
+    monkeypatch.undo()
+    (step,) = pressed
+    assert read_checkpoint(tmp_path / CHECKPOINTS / name)["global_step"] == step
+    assert read_checkpoint(tmp_path / CHECKPOINTS / "last.ckpt")["global_step"] == step
+    _, module, data, _ = fit(tmp_path / "again", resume=find_resumable(tmp_path))
+    assert data.seen == ALL_STEPS[step:]
+    assert_same_bits(module, whole[1])
