@@ -60,9 +60,7 @@ class ToyServer(nn.Module):
         self.layer = nn.Linear(8, PICTURE)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(
-        self, target_key_N: Tensor | None, history_key_GL: Tensor | None, mask_GL: Tensor, ahead: object = None
-    ) -> Pictures:
+    def forward(self, target_key_N: Tensor | None, history_key_GL: Tensor | None, mask_GL: Tensor) -> Pictures:
         def vectors(keys: Tensor) -> Tensor:
             return self.dropout(self.layer(self.wide[keys])) * (keys != 0).unsqueeze(-1)
 

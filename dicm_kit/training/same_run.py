@@ -21,7 +21,6 @@ MAY_CHANGE = (
     "data.out",
     "data.workers",
     "data.memory_mb",
-    "images.look_ahead",
     "images.max_distinct",
     "images.missing",
     "images.store",

@@ -122,7 +122,7 @@ def test_what_may_change_may_change(resume: Resume, shop: Path, tmp_path: Path) 
     code, out, errors = resume(
         "trainer.max_steps=8", "trainer.gradient_clip=10", "trainer.timeout=9", "checkpoint.monitor=val/auc",
         "trainer.validate_every=7", "trainer.logger=none", "data.memory_mb=99", "images.store=memory",
-        "images.look_ahead=false", "warm_start.parts=all",
+        "trainer.look_ahead=false", "warm_start.parts=all",
     )  # fmt: skip
     assert code == 0, errors
     assert f"Going on from {tmp_path / 'run/checkpoints/last.ckpt'}." in out
