@@ -168,6 +168,8 @@ class MemoryModel:
         on_gpu = self.machine.device is not None
         kept = [1.0, 1.0] if on_gpu else [parts.KEPT, parts.KEPT_PICTURES]
         note = f"{size_text(alive + pictures)} alive at once" + ("" if on_gpu else ", and what the allocator keeps")
+        if self.backbone and not on_gpu:
+            note += ", which may become more (docs/how_to/memory.md)"
         size = round(kept[0] * alive + kept[1] * pictures)
         return [Part("a training step", size, "batch_size", _STEP_TODO, note=note, on_device=True)]
 

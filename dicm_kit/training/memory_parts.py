@@ -12,8 +12,8 @@ KEPT = 2.0
 """What glibc keeps of a step, as a multiple of what is alive at once: measured, where steps differ in their sizes. It
 cuts freed blocks into pieces, and a block a little larger than the last step's finds no room."""
 KEPT_PICTURES = 3.0
-"""The same for pixels going through a trained backbone, whose blocks are larger and differ more; after fifty steps. It
-goes on growing slowly."""
+"""The same for pixels going through a trained backbone, whose blocks are larger. Where steps differ much in distinct
+pictures it goes on growing, beyond this: docs/how_to/memory.md."""
 LATER = 90 * 2**20
 """Of Lightning's loops, the reader of files and kernels, beside what the process has when it is asked: measured."""
 EVALUATED = 1740

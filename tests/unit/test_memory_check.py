@@ -141,6 +141,15 @@ def test_a_gpu_holds_the_model(log: list[str]) -> None:
     refuse_what_cannot_fit(loaded, None, Machine(8 * GB, device=32 * GB))
 
 
+def test_a_vocabulary_that_does_not_fit_is_found_before_anything_is_made(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dicm_kit.memory_model.memory_of_machine", lambda: 8 * GB)
+    loaded = debug(prepared, "features.user.user_id.dim=20000000", run_dir="other")  # some sixty rows of 80 MB
+    with pytest.raises(RecipeError, match=r"id table user\.user_id \d\d\.\d\d GiB"):
+        run.run(loaded)
+
+
 def test_what_is_only_likely_is_a_warning(log: list[str]) -> None:
     loaded = large(log, "features.context.device.buckets=60000000")  # 11 GiB, and 11 more for a moment
     _, words = estimated(loaded, None, Machine(16 * GB))
