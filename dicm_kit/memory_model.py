@@ -96,6 +96,7 @@ class MemoryModel:
             Part("dense parameters", parts.dense_bytes(trained, frozen, self.ranks), on_device=True, sure=True),
             *self._data(),
             *self._pixels(),
+            *self._ahead(have),
         ]
         return Estimate(
             [each for each in held if each.bytes],
@@ -129,6 +130,18 @@ class MemoryModel:
             share = parts.share_of_partitions(self.dataset.partitions, self.spread)
             size = parts.pixel_cache_bytes(self.dataset.num_pictures, *_height_width(self.backbone), share)
             yield Part("decoded pictures, kept", size)
+
+    def _ahead(self, have: Proportions) -> Iterator[Part]:
+        """With `look_ahead` the next step's pictures are there while this one computes."""
+        images, pictures = self.recipe.images, round(have.pictures * self.recipe.batch_size / self.ranks)
+        if images is None or not images.look_ahead:
+            return
+        name = "pictures of the next step, begun ahead"
+        if self.backbone is not None:
+            height, width = _height_width(self.backbone)
+            yield Part(name, parts.ahead_bytes(pictures, 3 * height * width, trained=True))
+        elif self.features:
+            yield Part(name, parts.ahead_bytes(pictures, self.features["dim"], trained=False))
 
     def _data(self) -> Iterator[Part]:
         dataset, features = self.dataset, self.recipe.features

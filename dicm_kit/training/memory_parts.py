@@ -148,6 +148,11 @@ def statistics_bytes(pictures: int, dim: int, num_partitions: int) -> int:
     return 3 * _KEY * dim * -(-min(pictures, 65_536) // num_partitions)
 
 
+def ahead_bytes(pictures: int, numbers: int, trained: bool) -> int:
+    """Returns what is fetched for the next step meanwhile: float16 vectors, or pixels, of so many numbers each."""
+    return pictures * numbers * (_FLOAT if trained else _FLOAT // 2)
+
+
 def pixel_cache_bytes(pictures: int, height: int, width: int, share: float, limit: int = 2**30) -> int:
     """Returns the bytes of the decoded pictures that a trained backbone keeps."""
     picture = 3 * _FLOAT * height * width

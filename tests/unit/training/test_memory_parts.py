@@ -61,6 +61,8 @@ def test_pictures() -> None:
     assert parts.share_of_partitions(16, 3) == 6 / 16
     assert parts.store_bytes(1000, 4096, 0.5) == 500 * 8200
     assert parts.statistics_bytes(1_000_000, 4096, 16) == 3 * 8 * 4096 * 4096  # 65,536 pictures in 16 parts
+    assert parts.ahead_bytes(100, 4096, trained=False) == 100 * 8192
+    assert parts.ahead_bytes(100, 3 * 32 * 32, trained=True) == 100 * 12 * 32 * 32
     assert parts.pixel_cache_bytes(100, 32, 32, 0.5) == 50 * 3 * 4 * 32 * 32
     assert parts.pixel_cache_bytes(10**6, 224, 224, 1.0) == 2**30 // 602_112 * 602_112
 
