@@ -29,8 +29,8 @@ from dicm_kit.types import Bag, Batch
 _IN_FLIGHT = 4  # batches that a loader worker has ready: `data/datamodule.py`
 _STEP_TODO = "a smaller `batch_size`, a shorter `data.history.max_length`, or more ranks"
 _TABLE_TODO = (
-    "fewer rows (`data.min_count`, `data.forget_after_days`; `buckets` of a hash), a smaller `dim`, or "
-    "`placement: sharded` and more ranks with `trainer.strategy: image_server`"
+    "fewer rows (`data.min_count`, `data.forget_after_days`; `buckets` of a hash), a smaller `dim`, "
+    "`optimizer.ids.name: lazy_adagrad`, or `placement: sharded` and more ranks with `trainer.strategy: image_server`"
 )
 
 
@@ -73,7 +73,7 @@ class MemoryModel:
     def held(self, process: int) -> Estimate:
         """Returns what is known without building a backbone or reading samples."""
         built = self._built(self.features["dim"] if self.features else 8)
-        tables = list(_tables(built))
+        tables = list(self._tables_of(built))
         return Estimate([Part("the process", process, sure=True), *self._tables(tables), *self._store()])
 
     def whole(self) -> Estimate:
@@ -87,7 +87,7 @@ class MemoryModel:
         process = (resident() or 0) + parts.LATER
         have = guess if dataset is None else self._proportions(dataset)
         built = self._built(dim)
-        tables = list(_tables(built))
+        tables = list(self._tables_of(built))
         trained, frozen = _dense(built, self.backbone)
         held = [
             Part("the process with its libraries", process, sure=True, note="measured now"),
@@ -111,7 +111,7 @@ class MemoryModel:
         for table in tables:
             weight, state = parts.weight_bytes(table, self.ranks), parts.state_bytes(table, self.ranks)
             rows = f"{parts.rows_on_rank(table, self.ranks):,} rows x {table.dim}"
-            note = f"{rows}, {size_text(weight)}, and lazy Adam's state, {size_text(state)}"
+            note = f"{rows}, {size_text(weight)}, and {self.recipe.optimizer.ids.name}'s state, {size_text(state)}"
             name = f"id table {table.key.removeprefix('features.')}"
             yield Part(name, weight + state, table.key, _TABLE_TODO, True, note, on_device=True)
 
@@ -213,6 +213,16 @@ class MemoryModel:
             yield Part(f"{workers} loader workers of each rank, samples read ahead and batches in flight", size)
 
     # --- what is known ---
+
+    def _tables_of(self, built: Parts) -> Iterator[Table]:
+        ids, seen = self.recipe.optimizer.ids, set()
+        adam = ids.name == "lazy_adam"
+        for side, encoders in built.encoders.items():
+            for name, encoder in encoders.items():
+                if id(encoder) not in seen:
+                    seen.add(id(encoder))
+                    for table in parts.tables_of(f"features.{side}.{name}", encoder):
+                        yield replace(table, kept=2 if adam else 1, counted=adam or bool(ids.l2))
 
     def _shapes(self) -> dict[str, dict[str, ColumnShape]]:
         dataset, features = self.dataset, self.recipe.features
@@ -332,15 +342,6 @@ def _height_width(backbone: ImageBackbone) -> tuple[int, int]:
 
     _, height, width = backbone.transform(Image.new("RGB", (8, 8))).shape
     return height, width
-
-
-def _tables(built: Parts) -> Iterator[Table]:
-    seen = set()
-    for side, encoders in built.encoders.items():
-        for name, encoder in encoders.items():
-            if id(encoder) not in seen:
-                seen.add(id(encoder))
-                yield from parts.tables_of(f"features.{side}.{name}", encoder)
 
 
 def _dense(built: Parts, backbone: ImageBackbone | None) -> tuple[int, int]:

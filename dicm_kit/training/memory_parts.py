@@ -86,6 +86,10 @@ class Table:
     rows: int
     dim: int
     sharded: bool
+    kept: int = 2
+    """Numbers that the optimizer keeps of each weight: lazy Adam's two moments, lazy Adagrad's sum."""
+    counted: bool = True
+    """It counts each row's steps, too: lazy Adam does, lazy Adagrad only for `optimizer.ids.l2`."""
 
 
 def tables_of(key: str, encoder: nn.Module) -> list[Table]:
@@ -114,8 +118,8 @@ def weight_bytes(table: Table, ranks: int) -> int:
 
 
 def state_bytes(table: Table, ranks: int) -> int:
-    """Returns the bytes of lazy Adam's state: two moments of each row, and its steps. Made whole in the first step."""
-    return rows_on_rank(table, ranks) * (2 * _FLOAT * table.dim + _FLOAT)
+    """Returns the bytes of what the optimizer keeps of the rows; it is made whole in the first step."""
+    return rows_on_rank(table, ranks) * _FLOAT * (table.kept * table.dim + table.counted)
 
 
 # --- everything else that is trained ---

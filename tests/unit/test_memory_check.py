@@ -72,6 +72,16 @@ def test_more_ranks_and_a_store_in_memory(prepared: Path) -> None:
     assert "this machine has 64.00 GiB for 2 ranks" in words
 
 
+def test_adagrad_keeps_less(prepared: Path) -> None:
+    loaded = debug(prepared, "optimizer.ids.name=lazy_adagrad")
+    dataset = dataset_of(loaded)
+    assert dataset is not None
+    found, _ = estimated(loaded, dataset, Machine(64 * GB))
+    rows = dataset.user["user_id"].num_ids
+    assert rows is not None
+    assert part(found, "user.user_id").bytes == rows * 2 * 4 * 8
+
+
 def test_loader_workers_are_processes_of_their_own(prepared: Path) -> None:
     loaded = debug(prepared, "data.workers=2")
     found, words = estimated(loaded, dataset_of(loaded), Machine(64 * GB))

@@ -1,5 +1,8 @@
 """What a rank holds: each formula with numbers worked out by hand."""
 
+from dataclasses import replace
+from typing import Literal
+
 import pytest
 import torch
 from torch import nn
@@ -7,6 +10,7 @@ from torch import nn
 from dicm_kit.features.encoders import HashEncoder, IdEncoder
 from dicm_kit.training import memory_parts as parts
 from dicm_kit.training.memory_parts import Estimate, Part, Table
+from dicm_kit.training.optimizers import CtrOptimizer, OptimizerPlan
 
 
 def test_a_replicated_table_is_whole_on_every_rank() -> None:
@@ -23,14 +27,24 @@ def test_a_sharded_table_is_shared_out_with_the_numbers_of_the_rows() -> None:
     assert parts.state_bytes(table, ranks=2) == 3200 * 132
 
 
-def test_what_adam_keeps_is_what_the_formula_says() -> None:
-    from dicm_kit.training.optimizers import CtrOptimizer, OptimizerPlan
-
+@pytest.mark.parametrize(
+    ("rule", "l2", "kept", "counted", "of_row"),
+    [
+        ("lazy_adam", 0.0, 2, True, 36),  # four numbers: two moments, and the row's steps
+        ("lazy_adagrad", 0.0, 1, False, 16),
+        ("lazy_adagrad", 0.1, 1, True, 20),
+    ],
+)
+def test_what_the_optimizer_keeps_is_what_the_formula_says(
+    rule: Literal["lazy_adam", "lazy_adagrad"], l2: float, kept: int, counted: bool, of_row: int
+) -> None:
     encoder, net = IdEncoder(50, 4), nn.Linear(4, 3)
-    optimizer = CtrOptimizer(net.parameters(), encoder.parameters(), OptimizerPlan())
+    plan = OptimizerPlan(ids_rule=rule, ids_l2=l2)
+    optimizer = CtrOptimizer(net.parameters(), encoder.parameters(), plan)
     net(encoder(torch.tensor([1, 2]))).sum().backward()
     optimizer.step()
-    (table,) = parts.tables_of("features.user.city", encoder)
+    (table,) = (replace(each, kept=kept, counted=counted) for each in parts.tables_of("features.user.city", encoder))
+    assert parts.state_bytes(table, 1) == 50 * of_row
     state = optimizer.state[encoder.table.rows.weight]
     assert sum(each.nbytes for each in state.values()) == parts.state_bytes(table, 1)
     dense = sum(each.nbytes for every in net.parameters() for each in optimizer.state[every].values() if each.ndim)
