@@ -134,7 +134,7 @@ class MemoryModel:
     def _ahead(self, have: Proportions) -> Iterator[Part]:
         """With `look_ahead` the next step's pictures are there while this one computes."""
         images, pictures = self.recipe.images, round(have.pictures * self.recipe.batch_size / self.ranks)
-        if images is None or not images.look_ahead:
+        if images is None or not self.recipe.trainer.look_ahead:
             return
         name = "pictures of the next step, begun ahead"
         if self.backbone is not None:
