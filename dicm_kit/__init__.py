@@ -28,16 +28,18 @@
    may change, `random_state.py`, `callbacks.py`, `strategy.py` several ranks, `launcher.py` their start and end,
    `sparse_gradients.py` their mean, `table_files.py` rows of sharded tables on disk, `picture_counts.py`,
    `measure_steps.py` and `part_clock.py` where a step's time goes, `warm_start.py` an earlier run's weights:
-   `taking_over.py` piece by piece, `row_values.py` ids, `same_inputs.py`
+   `taking_over.py` piece by piece, `row_values.py` ids, `same_inputs.py`; what they take of memory:
+   `memory_parts.py`, and a step of it: `small_step.py`, `live_bytes.py`
 7. `artifacts/` what a run leaves behind:  `run_folder.py`, `metrics_file.py`, `predictions.py`, `difference.py` of two
    runs, `results.py`, `comparison_files.py`, `picture_costs.py`
 
 Round it: `cli.py` reads the command line, `help_pages.py` explains it, `run.py` has the commands, `session.py` puts a
 recipe's parts together, trains and tests, with pictures from `picture_source.py`; `compare.py` does so for a table of
-recipes, `bench.py` to measure a step; `recipe/` reads recipes, `registry.py` loads plugins, `builtin.py` registers our
-own components, `hookspecs.py` has the hooks, `interfaces.py` what a plugin author subclasses, `types.py` what the
-stages hand on and the legend of letters, `errors.py` the errors, `prelu.py` the activation, `memory.py` the allocator,
-`whole_file.py` files that are there whole or not at all.
+recipes, `bench.py` to measure a step, `memory_check.py` to see whether it fits, by `memory_model.py`; `recipe/` reads
+recipes, `registry.py` loads plugins, `builtin.py` registers our own components, `hookspecs.py` has the hooks,
+`interfaces.py` what a plugin author subclasses, `types.py` what the stages hand on and the legend of letters,
+`errors.py` the errors, `prelu.py` the activation, `memory.py` the allocator and the machine's memory, `whole_file.py`
+files that are there whole or not at all.
 """
 
 from importlib import import_module

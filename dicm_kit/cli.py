@@ -248,6 +248,7 @@ def _check(options: argparse.Namespace) -> int | None:
 
 
 def _check_recipe(name: str, overrides: Sequence[str]) -> None:
+    from dicm_kit.memory_check import dataset_of, estimated
     from dicm_kit.recipe.build import rehearse
     from dicm_kit.recipe.comparison import is_comparison, load_comparison
     from dicm_kit.recipe.describe import plan
@@ -262,7 +263,8 @@ def _check_recipe(name: str, overrides: Sequence[str]) -> None:
         return
     loaded = load(path, overrides)
     rehearse(loaded)
-    print(f"{loaded.path} is in order.\n\n{plan(loaded)}\n")
+    _, memory = estimated(loaded, dataset_of(loaded))
+    print(f"{loaded.path} is in order.\n\n{plan(loaded)}\n\n{memory}\n")
     print(f"Next: dicm run {shlex.join([str(loaded.path), *overrides])}")
 
 

@@ -58,7 +58,8 @@ Usage: dicm check RECIPE|COMPARISON [KEY=VALUE ...]
        dicm check PLUGIN
        dicm check DATASET
 
-Of a recipe: reports every problem at once, or says in a few lines what running it will do. Nothing is written.
+Of a recipe: reports every problem at once, or says in a few lines what running it will do, and what memory each rank
+will take; a recipe that cannot fit is a problem (docs/how_to/memory.md). Nothing is written.
 Of a comparison file: the same, for each of its rows.
 Of a plugin, a file or the name of an installed one: loads it and lists its components.
 Of a dataset folder, whoever wrote it: audits it. Says what it holds, looks for errors of format and for leakage, and

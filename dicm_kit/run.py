@@ -25,6 +25,7 @@ from dicm_kit.data.options import PrepareOptions
 from dicm_kit.data.prepare import prepare as prepare_dataset
 from dicm_kit.errors import DataError, DicmError, FieldError, RecipeError, RunError, some
 from dicm_kit.memory import keep_pages
+from dicm_kit.memory_check import refuse_what_cannot_fit
 from dicm_kit.picture_source import Pictures
 from dicm_kit.recipe.build import rehearse
 from dicm_kit.recipe.comparison import is_comparison, load_comparison
@@ -45,9 +46,11 @@ def run(loaded: LoadedRecipe, *, resume: bool = False, overwrite: bool = False) 
 
     Raises:
         RunError: the run folder is another run's, or there is nothing to resume, or it is of another recipe or data.
+        RecipeError: it cannot fit into memory.
     """
     recipe, folder = loaded.recipe, Path(loaded.recipe.run_dir)
     source = rehearse(loaded)
+    refuse_what_cannot_fit(loaded, None)  # tables of hashes, before hours of work; `Session` asks for the rest
     if recipe.warm_start.run is not None and not resume:  # now, and not after hours of work
         earlier = earlier_run(Path(recipe.warm_start.run), folder)
         if earlier is not None:

@@ -25,6 +25,7 @@ from dicm_kit.errors import RunError
 from dicm_kit.features.sharded import sharded_tables
 from dicm_kit.hookspecs import HOOK_API
 from dicm_kit.images.server import ImageServer
+from dicm_kit.memory_check import refuse_what_cannot_fit
 from dicm_kit.picture_source import Pictures
 from dicm_kit.recipe.build import SIDES, build_parts
 from dicm_kit.recipe.load import LoadedRecipe, dump
@@ -54,6 +55,7 @@ class Session:
     def __init__(self, loaded: LoadedRecipe, dataset: Dataset):
         self.loaded, self.recipe, self.dataset = loaded, loaded.recipe, dataset
         self.folder = Path(loaded.recipe.run_dir)
+        refuse_what_cannot_fit(loaded, dataset)
         pl.seed_everything(self.recipe.seed, workers=True, verbose=False)
         self.pictures = Pictures.of(loaded, dataset) if self.recipe.images else None
         self.module = self._module()

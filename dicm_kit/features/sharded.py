@@ -81,9 +81,7 @@ class ShardedTable(nn.Module):
         num_ranks = 1 if group is None else distributed.get_world_size(group)
         if num_ranks > PARTITIONS:
             raise DataError(f"{num_ranks} ranks cannot share a table: at most {PARTITIONS} can", where="sharded tables")
-        row_V = torch.arange(self.num_rows)
-        if group is not None:
-            row_V = row_V[owner(partition(row_V, PARTITIONS), num_ranks) == distributed.get_rank(group)]
+        row_V = self._rows_of(0 if group is None else distributed.get_rank(group), num_ranks)
         held = self.exchange
         self.exchange = LocalExchange() if group is None else RankExchange(group, PARTITIONS)
         self._asking = LocalExchange() if ahead is None else RankExchange(ahead, PARTITIONS)
@@ -168,6 +166,13 @@ class ShardedTable(nn.Module):
         if len(self.row_V) == self.num_rows:
             return self.rows(row_V)
         return self.rows(torch.searchsorted(self.row_V.to(row_V.device), row_V))
+
+    def _rows_of(self, rank: int, num_ranks: int) -> Int[Tensor, " V"]:
+        """Returns the numbers of a rank's rows, sorted; looks at a chunk at a time, since all may be many."""
+        if num_ranks == 1:
+            return torch.arange(self.num_rows)
+        chunks = (torch.arange(first, min(first + _CHUNK, self.num_rows)) for first in range(0, self.num_rows, _CHUNK))
+        return torch.cat([each[owner(partition(each, PARTITIONS), num_ranks) == rank] for each in chunks])
 
     def _drawn(self) -> Iterator[tuple[int, Tensor]]:
         """Yields (first row, rows) of the whole table as `IdTable` draws it."""
