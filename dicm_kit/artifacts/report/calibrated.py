@@ -13,8 +13,7 @@ def calibrated(facts: Facts) -> Html:
     if deciles:
         outside = sum(each.interval is not None and not _inside(each) for each in deciles)
         parts.append(tag("p", _by_tenth(deciles, outside)))
-        said = "; ".join(f"part {number}: predicted {words.percent(each.predicted)}, seen {words.percent(each.observed)}"
-                         for number, each in enumerate(deciles, 1))  # fmt: skip
+        said = "; ".join(_in_words(number, each) for number, each in enumerate(deciles, 1))
         chart = calibration_chart(
             [each.predicted for each in deciles],
             [each.observed for each in deciles],
@@ -25,11 +24,16 @@ def calibrated(facts: Facts) -> Html:
         chart = tag("figure", tag("h3", "Click rate, predicted and seen"), chart, key, class_="card")
         parts.append(tag("div", chart, _table(deciles), class_="grid two"))
     if (facts.run.recipe.get("data") or {}).get("negatives"):
-        parts.append(
-            tag("p", "The log holds clicks only; what was not clicked was drawn (data.negatives). The rates are those of "
-                     "the drawn data, not of the shop.", class_="note")
-        )  # fmt: skip
+        drawn = (
+            "The log holds clicks only; what was not clicked was drawn (data.negatives). The rates are those of the drawn "
+            "data, not of the shop."
+        )
+        parts.append(tag("p", drawn, class_="note"))
     return tag("section", *parts, id="calibration")
+
+
+def _in_words(number: int, decile: Decile) -> str:
+    return f"part {number}: predicted {words.percent(decile.predicted)}, seen {words.percent(decile.observed)}"
 
 
 def _in_all(facts: Facts) -> str:
@@ -46,8 +50,8 @@ def _in_all(facts: Facts) -> str:
 def _by_tenth(deciles: list[Decile], outside: int) -> str:
     parts = "tenth" if len(deciles) == 10 else "part"
     said = (
-        f"Test impressions in {len(deciles)} equal parts, by what it predicted. Where dot and column meet, a “5 %” of this "
-        "model is a 5 %, and can be used to bid. "
+        f"Test impressions in {len(deciles)} equal parts, by what it predicted. Where dot and column meet, a “5 %” of "
+        "this model is a 5 %, and can be used to bid. "
     )
     if not outside:
         return said + f"In every {parts} the prediction lies within what chance allows."
@@ -73,5 +77,7 @@ def _table(deciles: list[Decile]) -> Html:
         )
         for number, each in enumerate(deciles, 1)
     ]
-    table = tag("table", tag("caption", "The same in numbers"), tag("thead", head), tag("tbody", *rows))
+    table = tag(
+        "table", tag("caption", "The same in numbers"), tag("thead", head), tag("tbody", *rows), class_="compact"
+    )
     return tag("div", table, class_="card")

@@ -29,13 +29,15 @@ def cards(gallery: Gallery | str, click_rate: float) -> Html:
     for title, shown in (("The hardest mistakes", wrong), ("And some that are right", right)):
         if shown:
             drawn = [_card(each, gallery.channels, click_rate) for each in shown]
-            parts += [tag("h3", title, style="margin-top:22px"), tag("div", *drawn, class_="grid two")]
+            parts += [tag("h3", title, style="margin-top:22px"), tag("div", *drawn, class_="grid two cards")]
     return tag("section", *parts, id="gallery")
 
 
 def _key(channels: Sequence[str]) -> Html:
-    said = "Below each click, a bar for the weight that it gets, a colour for each channel of the model. The longest bar of a "
-    more = "colour on a card is the largest weight there; hatched bars are below zero, and count against."
+    said = (
+        "Below each click, a bar for the weight that it gets, with a colour for each channel of the model. The longest "
+    )
+    more = "bar of a colour on a card is the largest weight there; hatched bars are below zero, and count against."
     key = legend([(f"c{place % _LOOKS}", name) for place, name in enumerate(channels)])
     return tag("div", tag("p", said, more), key)
 
@@ -86,7 +88,7 @@ def _slot(slot: Slot, channels: Sequence[str], most: Sequence[float]) -> Html:
     )
     title = f"{said}. Weight by {weights}" if weights else said
     bars = [
-        tag("span", tag("i", class_="minus" if weight < 0 else f"c{place % _LOOKS}",
+        tag("span", tag("i", class_=f"c{place % _LOOKS}{' minus' if weight < 0 else ''}",
                         style=f"width:{100 * abs(weight) / largest:.0f}%"), class_="w", aria_hidden="true")
         for place, (weight, largest) in enumerate(zip(slot.weights, most, strict=False))
     ]  # fmt: skip
@@ -104,8 +106,10 @@ def _picture(uri: str | None, alt: str, title: str | None = None) -> Html:
 
 
 def _ago(days: float, short: bool = False) -> str:
+    if days <= 0:  # a log of days has no minutes
+        return "0 d" if short else "just before"
     if days < 1 / 24:
-        number, one = max(0, round(days * 24 * 60)), "min"
+        number, one = max(1, round(days * 24 * 60)), "min"
     elif days < 1:
         number, one = round(days * 24), "h"
     else:

@@ -52,50 +52,49 @@ def gain(facts: Facts) -> Html:
 
 
 def _compared(run: RunFacts, other: RunFacts, headline: _Headline, found: Difference) -> list[Html]:
-    base = words.pairs_base(found.value)
-    gained = round(found.run * base) - round(found.against * base)
+    digits = words.pairs_digits(found.value)
     look = _look(found.value, found.interval)
-    size = tag("p", words.signed(gained, 0) if gained else "±0", class_=f"figure {look}".strip())
-    more = "fewer" if gained < 0 else "more"
-    unit = tag("p", f"{more} of every {base:,} pairs in the right order", class_="figure-unit")
-    lead = (
-        f"Of {base:,} pairs of {headline.pair}, this model puts {words.of_pairs(found.run, base)} in the right order; "
-        f"the baseline {words.of_pairs(found.against, base)}. Guessing gets {base // 2:,}."
+    size = tag("p", words.signed(100 * found.value, digits) or "±0", class_=f"figure {look}".strip())
+    unit = tag(
+        "p", f"{'fewer' if found.value < 0 else 'more'} of every 100 pairs in the right order", class_="figure-unit"
     )
-    left = tag("div", size, unit, tag("p", lead, class_="lead"), _certainty(found, base))
+    lead = (
+        f"Of 100 pairs of {headline.pair}, this model puts {words.of_pairs(found.run, digits)} in the right order; "
+        f"the baseline {words.of_pairs(found.against, digits)}. Guessing gets 50."
+    )
+    left = tag("div", size, unit, tag("p", lead, class_="lead"), _certainty(found, digits))
     rows = [
         ("this model", run.name, found.run, run.interval(headline.metric), "run"),
         ("the baseline", other.name, found.against, other.interval(headline.metric), "other"),
         *_oracle(run, headline),
     ]
-    return [left, _scale(rows, base)]
+    return [left, _scale(rows, digits)]
 
 
-def _certainty(found: Difference, base: int) -> Html:
+def _certainty(found: Difference, digits: int) -> Html:
     if found.interval is None:
         return tag("p", "Too few users were tested to say how far chance could move this.", class_="soft")
     low, high = found.interval
-    digits = 1 if base == 100 else 0
-    ends = f"{words.signed(low * base, digits)} and {words.signed(high * base, digits)}"
+    ends = f"{words.signed(100 * low, digits) or '0'} and {words.signed(100 * high, digits) or '0'}"
     if low > 0 or high < 0:
-        verdict = "So it is more than the luck of who was tested."
+        verdict = "So it is more than luck in who was tested."
     else:
-        verdict = "Zero is inside: it could be the luck of who was tested."
+        verdict = "Zero is inside: it could be luck in who was tested."
     said = f"With other users of the same kind, 95 times in 100 it would lie between {ends}. {verdict}"
     return tag("p", said, tag("span", " Another training, with another seed, is not in that.", class_="soft"))
 
 
 def _alone(facts: Facts, headline: _Headline) -> list[Html]:
     run, metric = facts.run, headline.metric
-    share, interval, base = run.test[metric], run.interval(metric), 100
-    lead = f"Of {base} pairs of {headline.pair}, this model puts {words.of_pairs(share, base)} in the right order. "
+    share, interval = run.test[metric], run.interval(metric)
+    lead = f"Of 100 pairs of {headline.pair}, this model puts {words.of_pairs(share, 1)} in the right order. "
     parts = [
-        tag("p", words.of_pairs(share, base), class_="figure"),
-        tag("p", f"of every {base} pairs in the right order", class_="figure-unit"),
-        tag("p", f"{lead}Guessing gets {base // 2}.", class_="lead"),
+        tag("p", words.of_pairs(share, 1), class_="figure"),
+        tag("p", "of every 100 pairs in the right order", class_="figure-unit"),
+        tag("p", f"{lead}Guessing gets 50.", class_="lead"),
     ]
     if interval is not None:
-        ends = f"{words.number(interval[0] * base, 1)} and {words.number(interval[1] * base, 1)}"
+        ends = f"{words.of_pairs(interval[0], 1)} and {words.of_pairs(interval[1], 1)}"
         parts.append(tag("p", f"With other users of the same kind, 95 times in 100 it would lie between {ends}."))
     else:
         parts.append(tag("p", "Too few users were tested to say how far chance could move this.", class_="soft"))
@@ -105,7 +104,7 @@ def _alone(facts: Facts, headline: _Headline) -> list[Html]:
             class_="note")
     )  # fmt: skip
     rows = [("this model", run.name, share, interval, "run"), *_oracle(run, headline)]
-    return [tag("div", *parts), _scale(rows, base)]
+    return [tag("div", *parts), _scale(rows, 1)]
 
 
 _Row = tuple[str, str, float, Interval | None, str]
@@ -116,23 +115,21 @@ def _oracle(run: RunFacts, headline: _Headline) -> list[_Row]:
     return [] if best is None else [("the best there is", "made-up data: the truth is known", best, None, "best")]
 
 
-def _scale(rows: Sequence[_Row], base: int) -> Html:
+def _scale(rows: Sequence[_Row], digits: int) -> Html:
     values = [each for _, _, value, interval, _ in rows for each in (value, *(interval or ()))]
     low = 0.5 if min(values) >= 0.5 else max(0.0, min(values) - 0.02)
     high = min(1.0, max(values) + 0.02)
     lines = []
     for name, called, value, interval, look in rows:
-        digits = {100: 1, 1000: 0}.get(base, 0)
-        said = tag("b", f"{value * base:,.{digits}f}")
+        said = tag("b", words.of_pairs(value, digits))
         bar = span_bar(value, interval, (low, high), look)
         lines.append(
             tag("div", tag("span", name, " ", tag("span", called, class_="soft small")), said, bar, class_="row")
         )
-    first = "guessing" if low == 0.5 else ""
     ends = tag(
         "div",
-        tag("span", f"{low * base:,.0f}{f' ({first})' if first else ''}"),
-        tag("span", f"{high * base:,.0f} of {base:,} pairs"),
+        tag("span", "50 (guessing)" if low == 0.5 else f"{100 * low:.0f}"),
+        tag("span", f"{100 * high:.0f} of 100 pairs"),
         class_="ends",
         aria_hidden="true",
     )
@@ -141,23 +138,18 @@ def _scale(rows: Sequence[_Row], base: int) -> Html:
 
 def _table(facts: Facts) -> Html:
     run, other = facts.run, facts.against
-    heads = ["", "this model", *(["baseline", "difference"] if other else [])]
-    head = tag("tr", *(tag("th", each, scope="col", class_="n" if each else None) for each in heads))
-    rows = [_metric_row(facts, metric) for metric in _METRICS]
+    heads = ["this model", *(["baseline", "difference"] if other else [])]
+    named = [] if other else [tag("th", tag("span", "metric", class_="unseen"), scope="col")]
+    head = tag("tr", *named, *(tag("th", each, scope="col", class_="n") for each in heads))
+    bodies = [_metric_rows(facts, metric, len(heads)) for metric in _METRICS]
     users = facts.run.test["gauc_left_out"]
-    said = (
-        f"{run.test['impressions']:,.0f} test impressions. Small: where 95 of 100 sets of users like these would lie. "
-    )
-    left_out = (
-        f"GAUC leaves out {words.percent(users)} of them, of users who clicked all or nothing."
-        if users == users
-        else ""
-    )
-    table = tag("table", tag("caption", "All in all"), tag("thead", head), tag("tbody", *rows))
-    return tag("div", table, tag("p", said, left_out, class_="soft small"), class_="card")
+    said = f"{run.test['impressions']:,.0f} test impressions. Small: 95 % intervals over users."
+    left_out = f" GAUC leaves out {words.percent(users)} of them, of users who clicked all or nothing."
+    table = tag("table", tag("caption", "All in all"), tag("thead", head), *bodies, class_="metrics")
+    return tag("div", table, tag("p", said, left_out if users > 0 else None, class_="soft small"), class_="card")
 
 
-def _metric_row(facts: Facts, metric: str) -> Html:
+def _metric_rows(facts: Facts, metric: str, columns: int) -> Html:
     name, meaning, better = _METRICS[metric]
     cells = [_cell(facts.run.test[metric], facts.run.interval(metric))]
     if facts.against is not None:
@@ -166,12 +158,15 @@ def _metric_row(facts: Facts, metric: str) -> Html:
         if found is None:
             cells.append(tag("td", "–", class_="n"))
         else:
-            look = {"good": "better", "bad": "worse"}.get(
-                _look(better * found.value, _times(better, found.interval)), ""
-            )
+            sure = _look(better * found.value, _times(better, found.interval))
+            look = {"good": "better", "bad": "worse"}.get(sure)
             ends = tag("span", words.between(found.interval, plus=True), class_="iv")
-            cells.append(tag("td", tag("span", words.signed(found.value), class_=look or None), ends, class_="n"))
-    return tag("tr", tag("th", name, tag("span", meaning, class_="iv"), scope="row"), *cells)
+            cells.append(tag("td", tag("span", words.signed(found.value), class_=look), ends, class_="n"))
+    if columns == 1:
+        meant = tag("span", meaning, class_="iv")
+        return tag("tbody", tag("tr", tag("th", name, meant, scope="row"), *cells))
+    named = tag("th", name, " ", tag("span", meaning, class_="soft small"), scope="rowgroup", colspan=columns)
+    return tag("tbody", tag("tr", named), tag("tr", *cells))
 
 
 def _cell(value: float, interval: Interval | None) -> Html:

@@ -32,8 +32,11 @@ def saved(run: RunFacts) -> Html:
         if legs:
             parts.append(_legs(legs))
     else:
-        parts.append(tag("p", "One rank trained this model, so no picture was sent anywhere. On several ranks, this part says "
-                              "what was sent, and what the paper’s other ways would have sent.", class_="note"))  # fmt: skip
+        alone = (
+            "One rank trained this model, so no picture was sent anywhere. On several ranks, this part says what was sent, "
+            "and what the paper’s other ways would have sent."
+        )
+        parts.append(tag("p", alone, class_="note"))
     return tag("section", *parts, id="pictures")
 
 
@@ -43,9 +46,9 @@ def _words(costs: Mapping[str, Any]) -> list[Html]:
         return [tag("p", "No impression of the training had a picture.")]
     often = references / computed
     said = (
-        f"The impressions of one training step refer to {words.count(references)} pictures, ads and clicks before. Only "
-        f"{words.count(computed)} of them are different, and only those went through the picture net: each computed once "
-        f"and used {often:,.1f} times."
+        f"The impressions of one training step refer to {words.count(references)} pictures, ads and clicks before. "
+        f"Only {words.count(computed)} of them are different, and only those went through the picture net: each was "
+        f"computed once and used {often:,.1f} times."
     )
     return [tag("p", said)]
 
@@ -95,8 +98,10 @@ def _ways(costs: Mapping[str, Any]) -> Html:
         )
     caption = tag("caption", f"The paper’s Table 2, for this run: {costs['ranks']} ranks, per step")
     table = tag("table", caption, tag("thead", head), tag("tbody", *rows))
-    said = ("AMS sends small picture vectors, store-in-server wide ones of the backbone, store-in-worker nothing: every rank "
-            "has all of them. The averaging of gradients is the same in all three and left out.")  # fmt: skip
+    said = (
+        "AMS sends small picture vectors, store-in-server wide ones of the backbone, store-in-worker nothing: every "
+        "rank has all of them. The averaging of gradients is the same in all three and left out."
+    )
     return tag("div", table, tag("p", said, class_="soft small"), class_="card")
 
 

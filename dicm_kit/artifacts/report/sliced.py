@@ -8,18 +8,15 @@ from dicm_kit.artifacts.report.charts import legend, span_bar
 from dicm_kit.artifacts.report.collect import Facts
 from dicm_kit.artifacts.report.markup import Html, tag
 
-_SEEN = {"target_seen": "in training", "target_unseen": "new: never in training"}
-_DECILES = {f"target_decile_{each}": str(each) for each in range(1, 11)} | {
-    "target_decile_1": "1 rarest",
-    "target_decile_10": "10 most shown",
-}
+_SEEN = {"target_seen": "known", "target_unseen": "new"}
+_DECILES = {f"target_decile_{each}": str(each) for each in range(1, 11)}
 _HISTORY = {
     "history_0": "none",
-    "history_1_3": "1 to 3",
-    "history_4_7": "4 to 7",
-    "history_8_15": "8 to 15",
-    "history_16_31": "16 to 31",
-    "history_32_up": "32 and more",
+    "history_1_3": "1–3",
+    "history_4_7": "4–7",
+    "history_8_15": "8–15",
+    "history_16_31": "16–31",
+    "history_32_up": "32 and up",
 }
 
 
@@ -27,23 +24,26 @@ def sliced(facts: Facts) -> Html:
     """Returns the section."""
     scale = _scale(facts)
     groups = [
-        ("Was the ad in training?", _SEEN, "the ad"),
+        ("Ads that training has seen, and new ones", _SEEN, "ad"),
         ("How many clicks the user had before", _HISTORY, "clicks"),
-        ("How often the ad was in training, in tenths of the impressions", _DECILES, "tenth"),
+        ("Known ads, from the rarest tenth of training (1) to the most shown (10)", _DECILES, "tenth"),
     ]
     tables = [_table(facts, *group, scale) for group in groups]
     drawn = [each for each in tables if each is not None]
-    what = "Pairs in the right order (GAUC) where it is easy and where it is hard. Pictures should help most where ids know "
+    what = "Pairs in the right order (GAUC), part by part. "
     entries = [("point run", "this model, with its 95 % interval")]
     if facts.against is not None:
         entries.append(("point other", "the baseline"))
-    parts = [tag("h2", "Where it is good, and where not"), tag("p", f"{what}little: with new and rare ads.")]
+    parts = [
+        tag("h2", "Where it is good, and where not"),
+        tag("p", f"{what}Pictures should help most where ids know little: with new and rare ads."),
+    ]
     if not drawn:
         parts.append(tag("p", "No slice has a user with both a click and none.", class_="note warn"))
     else:
         ends = f"{words.number(scale[0], 2)} to {words.number(scale[1], 2)}"
-        said = f"Bars go from {ends}" + (", the dashed line is guessing." if scale[0] < 0.5 < scale[1] else ".")
-        parts += [legend(entries), tag("p", said, class_="soft small")]
+        said = f"Bars go from {ends}" + (", the dashed line is guessing" if scale[0] < 0.5 < scale[1] else "")
+        parts += [legend(entries), tag("p", f"{said}. Small: test impressions.", class_="soft small")]
         parts.append(tag("div", tag("div", *drawn[:2], class_="stack"), *drawn[2:], class_="grid two"))
     if facts.against is not None and not any(name.startswith("history_") for name in facts.differences):
         parts.append(
@@ -74,11 +74,10 @@ def _table(facts: Facts, title: str, names: Mapping[str, str], first: str, scale
         ("", "bar"),
         ("GAUC", "n"),
         *([("gain", "n")] if facts.against else []),
-        ("impressions", "n"),
     ]
-    head = tag("tr", *(tag("th", each or tag("span", "drawn", class_="unseen"), scope="col", class_=look)
-                       for each, look in heads))  # fmt: skip
-    table = tag("table", tag("caption", title), tag("thead", head), tag("tbody", *rows))
+    drawn = tag("span", "drawn", class_="unseen")
+    head = tag("tr", *(tag("th", each or drawn, scope="col", class_=look) for each, look in heads))
+    table = tag("table", tag("caption", title), tag("thead", head), tag("tbody", *rows), class_="slices")
     return tag("div", table, class_="card")
 
 
@@ -89,13 +88,13 @@ def _row(facts: Facts, name: str, called: str, scale: tuple[float, float]) -> Ht
     theirs = other.test.get(metric) if other is not None and found is not None else None
     bar = span_bar(value, interval, scale, "run", theirs)
     cells = [
-        tag("th", called, scope="row"),
+        tag("th", called, tag("span", words.count(run.test[f"{name}/impressions"]), class_="iv"), scope="row"),
         tag("td", bar, class_="bar"),
         tag("td", words.number(value, 3), tag("span", words.between(interval, 2), class_="unseen"), class_="n"),
     ]
     if other is not None:
         cells.append(_gain(found))
-    return tag("tr", *cells, tag("td", words.count(run.test[f"{name}/impressions"]), class_="n"))
+    return tag("tr", *cells)
 
 
 def _gain(found: Difference | None) -> Html:

@@ -18,7 +18,7 @@ def training_curves(run: RunFacts) -> Html:
     step = int(run.result["steps"])
     best = run.result["checkpoint"] == "best.ckpt"
     which = "the best on validation" if best else "the last"
-    parts = [tag("h2", "Training"), tag("p", f"Tested was {which} checkpoint: that of step {step:,}.")]
+    parts = [tag("h2", "Training"), tag("p", f"The checkpoint that was tested is {which}: step {step:,}.")]
     if run.curves is None:
         logger = (run.recipe.get("trainer") or {}).get("logger")
         parts.append(tag("p", f"This run has no metrics.csv (trainer.logger: {logger}), so there are no curves.",

@@ -1,4 +1,4 @@
-"""Numbers as a stranger reads them: of so many pairs, so many; in percent; an interval in words."""
+"""Numbers as a stranger reads them: of 100 pairs, so many; in percent; an interval in words."""
 
 from collections.abc import Sequence
 
@@ -6,15 +6,15 @@ MINUS = "−"
 _NARROW = " "  # no line ends inside a number
 
 
-def pairs_base(*differences: float | None) -> int:
-    """Returns of how many pairs to speak, so that whole numbers show a difference: 100, 1,000 or 10,000."""
+def pairs_digits(*differences: float | None) -> int:
+    """Returns with how many digits to say "of 100 pairs so many", so that a difference shows: 1, 2 or 3."""
     least = min((abs(each) for each in differences if each is not None and each == each), default=1.0)
-    return 100 if least >= 0.015 else 1000 if least >= 0.0015 else 10_000
+    return 1 if least >= 0.005 else 2 if least >= 0.0005 else 3
 
 
-def of_pairs(share: float, base: int) -> str:
-    """Returns a share of pairs as a whole number of them."""
-    return f"{share * base:,.0f}"
+def of_pairs(share: float, digits: int) -> str:
+    """Returns a share of 100 pairs."""
+    return number(100 * share, digits)
 
 
 def signed(value: float, digits: int = 4) -> str:
@@ -35,7 +35,9 @@ def percent(share: float) -> str:
     """Returns a share in percent, with a digit more where it is small."""
     if share != share:
         return "–"
-    digits = 0 if share >= 0.0995 or share == 0 else 1 if share >= 0.00995 else 2
+    if 0.9995 <= share < 1:
+        return f"over 99.9{_NARROW}%"
+    digits = 1 if 0.98 <= share < 1 else 0 if share >= 0.0995 or share == 0 else 1 if share >= 0.00995 else 2
     text = f"{100 * share:.{digits}f}"
     return f"{text}{_NARROW}%" if float(text) or not share else f"under 0.01{_NARROW}%"
 
