@@ -25,8 +25,8 @@ def calibrated(facts: Facts) -> Html:
         parts.append(tag("div", chart, _table(deciles), class_="grid two"))
     if (facts.run.recipe.get("data") or {}).get("negatives"):
         drawn = (
-            "The log holds clicks only; what was not clicked was drawn (data.negatives). The rates are those of the drawn "
-            "data, not of the shop."
+            "The log holds clicks only; what was not clicked was drawn (data.negatives). The rates are those of the "
+            "drawn data, not of the shop."
         )
         parts.append(tag("p", drawn, class_="note"))
     return tag("section", *parts, id="calibration")

@@ -37,7 +37,7 @@ def _key(channels: Sequence[str]) -> Html:
     said = (
         "Below each click, a bar for the weight that it gets, with a colour for each channel of the model. The longest "
     )
-    more = "bar of a colour on a card is the largest weight there; hatched bars are below zero, and count against."
+    more = "bar of a colour on a card is the largest weight there; hatched bars are weights below zero."
     key = legend([(f"c{place % _LOOKS}", name) for place, name in enumerate(channels)])
     return tag("div", tag("p", said, more), key)
 

@@ -55,9 +55,7 @@ def _compared(run: RunFacts, other: RunFacts, headline: _Headline, found: Differ
     digits = words.pairs_digits(found.value)
     look = _look(found.value, found.interval)
     size = tag("p", words.signed(100 * found.value, digits) or "±0", class_=f"figure {look}".strip())
-    unit = tag(
-        "p", f"{'fewer' if found.value < 0 else 'more'} of every 100 pairs in the right order", class_="figure-unit"
-    )
+    unit = tag("p", "of every 100 pairs in the right order, against the baseline", class_="figure-unit")
     lead = (
         f"Of 100 pairs of {headline.pair}, this model puts {words.of_pairs(found.run, digits)} in the right order; "
         f"the baseline {words.of_pairs(found.against, digits)}. Guessing gets 50."

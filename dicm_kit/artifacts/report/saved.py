@@ -33,8 +33,8 @@ def saved(run: RunFacts) -> Html:
             parts.append(_legs(legs))
     else:
         alone = (
-            "One rank trained this model, so no picture was sent anywhere. On several ranks, this part says what was sent, "
-            "and what the paper’s other ways would have sent."
+            "One rank trained this model, so no picture was sent anywhere. On several ranks, this part says what was "
+            "sent, and what the paper’s other ways would have sent."
         )
         parts.append(tag("p", alone, class_="note"))
     return tag("section", *parts, id="pictures")

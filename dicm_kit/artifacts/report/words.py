@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 MINUS = "−"
-_NARROW = " "  # no line ends inside a number
+_NARROW = "\u202f"  # a narrow space that no line ends at
 
 
 def pairs_digits(*differences: float | None) -> int:
