@@ -64,11 +64,11 @@ def _scale(facts: Facts) -> tuple[float, float]:
 
 
 def _table(facts: Facts, title: str, names: Mapping[str, str], first: str, scale: tuple[float, float]) -> Html | None:
+    if not any(f"{name}/gauc" in facts.run.test for name in names):
+        return None
     rows = [
         _row(facts, name, called, scale) for name, called in names.items() if f"{name}/impressions" in facts.run.test
     ]
-    if not rows:
-        return None
     heads = [
         (first, None),
         ("", "bar"),

@@ -1,5 +1,6 @@
 """The page: what each part says of runs of every kind, that nothing is fetched, and that ids stay text."""
 
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -57,8 +58,8 @@ def test_the_gain_comes_first_in_words(tmp_path: Path) -> None:
     text = found.sections["gain"]
     assert text.startswith(f"+{100 * gain.value:.1f}of every 100 pairs in the right order, against the baseline")
     assert (
-        f"Of 100 pairs of a clicked and an unclicked ad shown to the same user, this model puts {100 * gain.run:.1f} in "
-        f"the right order; the baseline {100 * gain.against:.1f}."
+        f"Of 100 pairs of a clicked and an unclicked ad shown to the same user, this model puts {100 * gain.run:.1f} "
+        f"in the right order; the baseline {100 * gain.against:.1f}."
     ) in text
     assert gain.interval is not None
     low, high = (f"+{100 * each:.1f}" for each in gain.interval)
@@ -227,13 +228,13 @@ def test_galleries_with_less(tmp_path: Path) -> None:
 
 def test_what_comes_from_strangers_stays_text(tmp_path: Path) -> None:
     run = finished(tmp_path / "run", dataset=HOSTILE)
-    (run / "recipe.yaml").write_text(RECIPE + f"run_dir: {HOSTILE!r}\n")
+    (run / "recipe.yaml").write_text(RECIPE + f"run_dir: {json.dumps(HOSTILE)}\n")
     found = read(run, gallery=hung(name=HOSTILE))
     tags = {tag for tag, _, _ in found.attributes}
     assert "script" not in tags
     assert not [name for _, name, _ in found.attributes if name.startswith("on")]
-    for part in ("gallery", "recipe"):
-        assert HOSTILE in found.sections[part]
+    assert HOSTILE in found.sections["gallery"]
+    assert HOSTILE in found.sections["recipe"]
     assert f"The ad: item {HOSTILE}" in [value for _, name, value in found.attributes if name == "alt"]
 
 
