@@ -75,10 +75,10 @@ def gallery(module: CtrModule, dataset: Dataset, columns: ColumnsUsed, max_histo
         return Gallery(notes=["The test split has no impression to show."])
     prediction = _asked(module, found)
     row_of = _rows_of(chosen, found, prediction)
-    channels, weight_NQL = _channels(module, prediction)
-    notes = _notes(module, columns, channels, only_history)
-    shown = _shown(dataset, columns, [(chosen[index], row) for index, row in row_of.items()], found, weight_NQL)
-    return Gallery(shown, channels, notes)
+    attention = _attention(module, prediction)
+    rows_shown = [(chosen[index], row) for index, row in row_of.items()]
+    shown = _shown(dataset, columns, rows_shown, found, attention.weight_NQL)
+    return Gallery(shown, attention.channels, [*_notes(columns, only_history), *attention.notes])
 
 
 def _asked(module: CtrModule, found: FoundAgain) -> Prediction:
@@ -105,22 +105,41 @@ def _rows_of(chosen: Sequence[Chosen], found: FoundAgain, prediction: Prediction
     return dict(sorted(row_of.items()))
 
 
-def _channels(module: CtrModule, prediction: Prediction) -> tuple[list[str], Tensor | None]:
-    """Returns the channels of all aggregators that tell weights, pictures first, and their weights [N, Q, L]."""
-    names, weights = list[str](), list[Tensor]()
+@dataclass(frozen=True)
+class _Attention:
+    """What the aggregators say of single clicks."""
+
+    channels: list[str]
+    weight_NQL: Tensor | None
+    notes: list[str]
+
+
+def _attention(module: CtrModule, prediction: Prediction) -> _Attention:
+    """Returns the channels of all aggregators that weigh clicks, pictures first."""
+    channels, weights, notes = list[str](), list[Tensor](), list[str]()
     for slot in sorted(prediction.interest, key=lambda slot: slot != "images"):
-        of_slot = prediction.interest[slot].weights
-        if of_slot is None:
-            continue
-        queries = getattr(module.interest[slot], "queries", ())
-        said = _said(slot, [str(each) for each in queries], of_slot.shape[1])
-        names += said
-        weights.append(of_slot.float().cpu())
-    return names, torch.cat(weights, dim=1) if weights else None
+        weight_NQL = prediction.interest[slot].weights
+        queries = [str(each) for each in getattr(module.interest[slot], "queries", ())]
+        what = "pictures" if slot == "images" else slot
+        if weight_NQL is None:
+            notes.append(f"No bars for {what}: this model’s way to sum them up tells no weight of a single click.")
+        elif not queries and _all_alike(weight_NQL):
+            notes.append(f"No bars for {what}: this model sums up all clicks with the same weight, without attention.")
+        else:
+            channels += _said(what, queries, weight_NQL.shape[1])
+            weights.append(weight_NQL.float().cpu())
+    if not module.interest:
+        notes.append("This model does not look at what was clicked before, so there is no attention to draw.")
+    return _Attention(channels, torch.cat(weights, dim=1) if weights else None, notes)
 
 
-def _said(slot: str, queries: list[str], num_channels: int) -> list[str]:
-    what = "pictures" if slot == "images" else slot
+def _all_alike(weight_NQL: Tensor) -> bool:
+    """Returns whether in every row all slots that have a weight have the same."""
+    most_NQ = weight_NQL.amax(dim=2, keepdim=True)
+    return bool(((weight_NQL == 0) | ((weight_NQL - most_NQ).abs() <= 1e-6 * most_NQ.abs())).all())
+
+
+def _said(what: str, queries: list[str], num_channels: int) -> list[str]:
     asked = [_query(each) for each in queries]
     if len(asked) == num_channels:
         return [f"{what}, compared with {each}" for each in asked]
@@ -138,7 +157,7 @@ def _query(name: str) -> str:
     )
 
 
-def _notes(module: CtrModule, columns: ColumnsUsed, channels: list[str], only_history: bool) -> list[str]:
+def _notes(columns: ColumnsUsed, only_history: bool) -> list[str]:
     notes = []
     if only_history:
         notes.append("Chosen among the impressions whose user had clicked something before.")
@@ -146,13 +165,6 @@ def _notes(module: CtrModule, columns: ColumnsUsed, channels: list[str], only_hi
         notes.append("This model does not see the pictures: they are shown for you.")
     elif columns.shuffle_pictures is not None:
         notes.append("The recipe shuffles pictures as a control: these are the ones the model saw, not the items’ own.")
-    if not module.interest:
-        notes.append("This model does not look at what was clicked before, so there is no attention to draw.")
-    elif not channels:
-        notes.append(
-            "The way in which this model sums up the clicks gives no weight to single ones (as sums, means and maxima "
-            "do), so there is no attention to draw."
-        )
     return notes
 
 
