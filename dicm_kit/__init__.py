@@ -11,7 +11,8 @@
    `vocabulary.py` codes and indices, `negatives.py`, `grouping.py` histories, `lanes.py` files, `description.py` what
    dataset.yaml says, `steps.py` what is done is not done twice, `progress.py`;
    `dataset.py` the folder, opened; `order.py`, `ragged.py`, `windows.py`, `reader.py` who reads what and when;
-   `collate.py`, `packed.py`, `datamodule.py`; `found_again.py` a few impressions for people; `audit/look.py` what a person should know of a folder: `audit/format.py`,
+   `collate.py`, `packed.py`, `datamodule.py`; `found_again.py` a few impressions for people;
+   `audit/look.py` what a person should know of a folder: `audit/format.py`,
    `audit/batch.py`, `audit/scan.py`, `audit/photos.py` errors of format and counts, `audit/joins.py`, `audit/users.py`,
    `audit/histories.py`, `audit/checks.py` leakage, `audit/made.py`, `audit/forgotten.py`, `audit/advice.py` warnings,
    `audit/examples.py`, `audit/result.py`, `audit/words.py`
