@@ -11,7 +11,8 @@
    `vocabulary.py` codes and indices, `negatives.py`, `grouping.py` histories, `lanes.py` files, `description.py` what
    dataset.yaml says, `steps.py` what is done is not done twice, `progress.py`;
    `dataset.py` the folder, opened; `order.py`, `ragged.py`, `windows.py`, `reader.py` who reads what and when;
-   `collate.py`, `packed.py`, `datamodule.py`; `audit/look.py` what a person should know of a folder: `audit/format.py`,
+   `collate.py`, `packed.py`, `datamodule.py`; `found_again.py` a few impressions for people;
+   `audit/look.py` what a person should know of a folder: `audit/format.py`,
    `audit/batch.py`, `audit/scan.py`, `audit/photos.py` errors of format and counts, `audit/joins.py`, `audit/users.py`,
    `audit/histories.py`, `audit/checks.py` leakage, `audit/made.py`, `audit/forgotten.py`, `audit/advice.py` warnings,
    `audit/examples.py`, `audit/result.py`, `audit/words.py`
@@ -31,15 +32,18 @@
    `taking_over.py` piece by piece, `row_values.py` ids, `same_inputs.py`; what they take of memory:
    `memory_parts.py`, and a step of it: `small_step.py`, `live_bytes.py`
 7. `artifacts/` what a run leaves behind:  `run_folder.py`, `metrics_file.py`, `predictions.py`, `difference.py` of two
-   runs, `results.py`, `comparison_files.py`, `picture_costs.py`
+   runs, `results.py`, `comparison_files.py`, `picture_costs.py`; `report/page.py` a page to look at:
+   `report/collect.py` what it says, `report/gain.py`, `report/training_curves.py`, `report/calibrated.py`,
+   `report/sliced.py`, `report/saved.py`, `report/cards.py` its parts, `report/choose.py`, `report/gallery.py`,
+   `report/thumbnails.py` the impressions, `report/charts.py`, `report/markup.py`, `report/words.py`
 
 Round it: `cli.py` reads the command line, `help_pages.py` explains it, `run.py` has the commands, `session.py` puts a
-recipe's parts together, trains and tests, with pictures from `picture_source.py`; `compare.py` does so for a table of
-recipes, `bench.py` to measure a step, `memory_check.py` to see whether it fits, by `memory_model.py`; `recipe/` reads
-recipes, `registry.py` loads plugins, `builtin.py` registers our own components, `hookspecs.py` has the hooks,
-`interfaces.py` what a plugin author subclasses, `types.py` what the stages hand on and the legend of letters,
-`errors.py` the errors, `prelu.py` the activation, `memory.py` the allocator and the machine's memory, `whole_file.py`
-files that are there whole or not at all.
+recipe's parts together, trains and tests, with pictures from `picture_source.py`; `reporting.py` lets them be looked
+at; `compare.py` does so for a table of recipes, `bench.py` to measure a step, `memory_check.py` to see whether it fits,
+by `memory_model.py`; `recipe/` reads recipes, `registry.py` loads plugins, `builtin.py` registers our own components,
+`hookspecs.py` has the hooks, `interfaces.py` what a plugin author subclasses, `types.py` what the stages hand on and
+the legend of letters, `errors.py` the errors, `prelu.py` the activation, `memory.py` the allocator and the machine's
+memory, `whole_file.py` files that are there whole or not at all.
 """
 
 from importlib import import_module

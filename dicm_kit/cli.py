@@ -176,6 +176,18 @@ def _test(options: argparse.Namespace) -> None:
         run.test(each)
 
 
+def _report_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_dir")
+    parser.add_argument("--against")
+
+
+def _report(options: argparse.Namespace) -> None:
+    from dicm_kit import run
+
+    file = run.report(Path(options.run_dir), Path(options.against) if options.against else None)
+    print(f"Report: {file}")
+
+
 def _compare_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("arguments", nargs="+")
     parser.add_argument("--seeds", type=int, default=1)
@@ -375,6 +387,7 @@ COMMANDS = {
     "prepare": Command(*PAGES["prepare"], _recipe_arguments, _prepare),
     "extract": Command(*PAGES["extract"], _recipe_arguments, _extract),
     "test": Command(*PAGES["test"], _test_arguments, _test),
+    "report": Command(*PAGES["report"], _report_arguments, _report),
     "compare": Command(*PAGES["compare"], _compare_arguments, _compare),
     "bench": Command(*PAGES["bench"], _bench_arguments, _bench),
 }

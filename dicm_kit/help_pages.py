@@ -30,12 +30,12 @@ says when it is not ours, and `dicm run` always works.
 
 PAGES = {
     "run": (
-        "prepare and extract what is missing, train, test",
+        "prepare and extract what is missing, train, test, report",
         """
 Usage: dicm run RECIPE [KEY=VALUE ...] [--resume | --overwrite]
 
-Prepares the dataset and extracts picture vectors where they are missing, trains, tests, and writes everything into
-the recipe's run_dir. `lightning run RECIPE ...` is the same.
+Prepares the dataset and extracts picture vectors where they are missing, trains, tests, makes a report to look at
+(report.html), and writes everything into the recipe's run_dir. `lightning run RECIPE ...` is the same.
 
   RECIPE       a YAML file, or its name below recipes/
   KEY=VALUE    overrides any key of the recipe
@@ -48,7 +48,7 @@ Examples:
   dicm run recipes/quickstart/dicm.yaml trainer.max_steps=100 interest.images.name=sum
   dicm run recipes/quickstart/dicm.yaml --resume
 
-Next: dicm test RUN_DIR
+Next: dicm report RUN_DIR --against BASELINE_RUN
 """,
     ),
     "check": (
@@ -208,6 +208,27 @@ Examples:
   dicm test runs/dicm/seed-7 runs/dicm/seed-8 --against runs/baseline/seed-7 runs/baseline/seed-8
 
 Next: dicm compare RECIPE RECIPE
+""",
+    ),
+    "report": (
+        "make the page that shows what a run is worth",
+        """
+Usage: dicm report RUN_DIR [--against RUN_DIR]
+
+Writes report.html into the folder of a finished run: one file to look at in any browser, on a phone too, that loads
+nothing from anywhere. It has the gain over another run, training curves, calibration, slices, what deduplication
+saved, and single impressions with their pictures and the attention that each one got (docs/reference/report.md).
+`dicm run` ends with it. Nothing is trained or tested; where the dataset is gone, the page has no pictures.
+
+  RUN_DIR      the run folder of a training that was tested
+  --against    the run that it is compared with, the id-only baseline say; tested on the same impressions
+  --traceback  show where an error comes from
+
+Examples:
+  dicm report runs/quickstart
+  dicm report runs/dicm --against runs/baseline
+
+Next: dicm test RUN_DIR --against RUN_DIR
 """,
     ),
     "compare": (

@@ -31,6 +31,8 @@ from dicm_kit.recipe.build import rehearse
 from dicm_kit.recipe.comparison import is_comparison, load_comparison
 from dicm_kit.recipe.load import LoadedRecipe, dump, load
 from dicm_kit.recipe.schema import Recipe
+from dicm_kit.reporting import report as write_report
+from dicm_kit.reporting import report_after
 from dicm_kit.session import Session, is_first
 from dicm_kit.training.checkpoint_files import check_provenance, dataset_of, to_resume
 from dicm_kit.training.measure_steps import Measured
@@ -40,7 +42,7 @@ from dicm_kit.whole_file import is_full_disk, write_whole
 
 
 def run(loaded: LoadedRecipe, *, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
-    """Prepares and extracts what is missing, trains, tests, and returns what test.json then holds.
+    """Prepares and extracts what is missing, trains, tests, reports, and returns what test.json then holds.
 
     A run that goes on takes the dataset folder as it is, whatever the log has got since.
 
@@ -79,7 +81,10 @@ def run(loaded: LoadedRecipe, *, resume: bool = False, overwrite: bool = False) 
                 print(f"Going on from {checkpoint}.")
         session.write_vocabularies()
         session.fit(checkpoint)
-        return session.test(session.best_checkpoint())
+        result = session.test(session.best_checkpoint())
+    if is_first():
+        report_after(session)
+    return result
 
 
 def prepare(loaded: LoadedRecipe) -> Dataset:
@@ -136,6 +141,12 @@ def against(runs: Sequence[Path], others: Sequence[Path]) -> dict[str, Differenc
     print_against(some(runs, 1), some(others, 1), found)
     print(f"All slices: {file}")
     return found
+
+
+def report(run_dir: Path, against: Path | None = None) -> Path:
+    """Writes report.html of a finished run, with its gain over another run where one is given."""
+    _quiet_lightning()
+    return write_report(run_dir, against)
 
 
 def compare(

@@ -41,6 +41,7 @@ from dicm_kit.training.row_values import values_by_row, write_row_values
 from dicm_kit.training.same_run import held_by
 from dicm_kit.training.slices import TargetSlices
 from dicm_kit.training.strategy import ImageServerStrategy
+from dicm_kit.training.table_files import read_tables
 from dicm_kit.training.warm_start import WarmStart
 
 
@@ -105,6 +106,20 @@ class Session:
                 check_provenance(path, self.provenance)
                 return path
         raise RunError("has no checkpoint to test", where=str(self.folder), todo="Train it: dicm run RECIPE --resume.")
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether this process holds all of the model, now and after a test."""
+        return self.trainer.world_size == 1 and self.recipe.trainer.strategy == "auto"
+
+    def load(self, checkpoint: Path) -> None:
+        """Fills the model from a checkpoint without a trainer, for a few predictions in this one process."""
+        content = read_checkpoint(checkpoint)
+        for table in sharded_tables(self.module).values():
+            table.hold()
+        self.module.load_state_dict(content["state_dict"])
+        if "tables" in content["dicm"]:
+            read_tables(self.module, None, checkpoint.parent / content["dicm"]["tables"]["folder"])
 
     def test(self, checkpoint: Path) -> dict[str, Any]:
         """Tests the checkpoint; rank 0 writes the predictions and test.json, with intervals, and prints the table."""

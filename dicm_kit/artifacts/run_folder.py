@@ -6,7 +6,8 @@ metrics.csv               what was logged
 checkpoints/              step-*.ckpt, best.ckpt, last.ckpt
 vocab/                    which id each row of the id tables stands for: what a later run's warm start goes by
 test_predictions.parquet  every impression of the test split with its logit
-test.json                 written last: a folder with it is a finished run
+test.json                 written last of the results: a folder with it is a finished run
+report.html               all of it to look at
 against-*.json            differences to other runs, where asked for
 ```
 """

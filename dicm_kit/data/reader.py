@@ -20,7 +20,7 @@ from dicm_kit.types import Batch
 def num_steps(dataset: Dataset, split: Split, batch_size: int) -> int:
     """Returns how many batches every rank gets in one epoch."""
     size = slice_size(dataset, batch_size)
-    return max((-(-file.num_impressions // size) for file in _lane_files(dataset, split)), default=0)
+    return max((-(-file.num_impressions // size) for file in lane_files(dataset, split)), default=0)
 
 
 def slice_size(dataset: Dataset, batch_size: int) -> int:
@@ -75,8 +75,8 @@ def read_batches(
     columns.check(dataset)
     tables = tables or ItemTables.read(dataset, columns)
     width = max(1, min(max_history, dataset.history_max_length))
-    wanted = WindowColumns(columns.user, columns.context, width, dataset.num_items, _indices(dataset, columns))
-    files = _lane_files(dataset, split)
+    wanted = window_columns(dataset, columns, width)
+    files = lane_files(dataset, split)
     lanes = [
         _Lane(files[lane], wanted, (seed, epoch, lane) if shuffle else None)
         for lane in range(rank, dataset.lanes, num_ranks)
@@ -112,12 +112,18 @@ def _lane_file(files: tuple[tuple[str, int, int], ...]) -> LaneFile:
     return LaneFile([Path(path) for path, *_ in files])
 
 
-def _lane_files(dataset: Dataset, split: Split) -> list[LaneFile]:
+def lane_files(dataset: Dataset, split: Split) -> list[LaneFile]:
+    """Returns the lanes of a split; what is known of a file is kept until it changes."""
     lanes = []
     for lane in range(dataset.lanes):
         stats = [(path, path.stat()) for path in dataset.lane_files(split, lane)]
         lanes.append(_lane_file(tuple((str(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats)))
     return lanes
+
+
+def window_columns(dataset: Dataset, columns: ColumnsUsed, width: int) -> WindowColumns:
+    """Returns what is read of a lane file; `width`: slots of the history."""
+    return WindowColumns(columns.user, columns.context, width, dataset.num_items, _indices(dataset, columns))
 
 
 def _indices(dataset: Dataset, columns: ColumnsUsed) -> dict[str, np.ndarray]:

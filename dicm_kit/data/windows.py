@@ -113,6 +113,15 @@ class LaneFile:
             first = stop
         return plan
 
+    def users(self, plan: WindowPlan) -> np.ndarray:
+        """Returns the users of a window's groups, in the order of the files; reads nothing else."""
+        return np.concatenate(
+            [
+                self._files[self._file_of[each]].users(each - int(self._first[self._file_of[each]]))
+                for each in plan.row_groups
+            ]
+        )
+
     def read(self, plan: WindowPlan, columns: WindowColumns) -> Window:
         """Returns a window; DataError when a file does not hold what it should."""
         parts = []
@@ -157,6 +166,13 @@ class _PartFile:
         # groups have at least one impression each, so the leaf has no entries for empty lists
         self.impressions = np.array([row.column(item).num_values for row in rows], np.int64)
         self.groups = np.array([row.num_rows for row in rows], np.int64)
+
+    def users(self, row_group: int) -> np.ndarray:
+        """Returns the users of a row group's sample groups."""
+        import pyarrow.parquet as pq
+
+        with pq.ParquetFile(self.path, metadata=self._metadata, memory_map=True) as file:
+            return file.read_row_group(row_group, columns=["user"], use_threads=False)["user"].to_numpy()
 
     def read(self, row_groups: list[int], columns: WindowColumns) -> Window:
         """Returns the row groups as one window."""

@@ -58,7 +58,8 @@ def by_step(folder: Path) -> dict[int, float]:
 def test_the_run_folder_holds_the_whole_result(shop: Path) -> None:
     folder = shop / "run"
     assert {path.name for path in folder.iterdir()} == {
-        ".lock", "recipe.yaml", "metrics.csv", "checkpoints", "vocab", "test_predictions.parquet", "test.json"
+        ".lock", "recipe.yaml", "metrics.csv", "checkpoints", "vocab", "test_predictions.parquet", "test.json",
+        "report.html",
     }  # fmt: skip
     result = json.loads((folder / "test.json").read_text())
     assert (result["run_dir"], result["dataset"]) == (str(folder), str(shop / "data"))
@@ -248,6 +249,10 @@ def test_two_ranks_train_the_same_model(shop: Path, strategy: str) -> None:
     assert [way for way, each in mine["ways"].items() if each["how"] == "measured"] == [ran]
     assert mine["distinct"] == (theirs["distinct"] if ran == "ams" else None)
     assert f"{'AMS' if ran == 'ams' else 'store-in-worker'}  " in out
+    report = (shop / ranks / "report.html").read_text()
+    assert out.count("Report: ") == 1
+    assert "The paper’s Table 2, for this run: 2 ranks" in report
+    assert report.count("<article") == 12, "made by a process of its own, with all of the model"
 
 
 # --- variants ---

@@ -32,7 +32,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """Puts a recorder in the place of run.py and returns what it was called with."""
     made: list[tuple[Any, ...]] = []
     fake = ModuleType("dicm_kit.run")
-    for name in ("run", "prepare", "extract", "test", "against", "compare", "bench"):
+    for name in ("run", "prepare", "extract", "test", "against", "report", "compare", "bench"):
         setattr(fake, name, lambda *values, _name=name, **named: made.append((_name, *values, named)))
     monkeypatch.setitem(sys.modules, "dicm_kit.run", fake)
     monkeypatch.setattr(dicm_kit, "run", fake, raising=False)
