@@ -23,7 +23,16 @@ from dicm_kit.interest.attention import (
     build_attention,
     build_multi_query_attention,
 )
-from dicm_kit.interest.pooling import SumConfig, build_sum
+from dicm_kit.interest.pooling import (
+    ConcatConfig,
+    MaxConfig,
+    MeanConfig,
+    SumConfig,
+    build_concat,
+    build_max,
+    build_mean,
+    build_sum,
+)
 from dicm_kit.interfaces import Component
 from dicm_kit.nets.mlp import EmbeddingMlpConfig, build_embedding_mlp
 
@@ -49,9 +58,12 @@ def dicm_image_backbones() -> list[Component[Any]]:
 
 @hookimpl
 def dicm_interest_aggregators() -> list[Component[Any]]:
-    """Returns a plain sum, DIN's attention, and DICM's with several queries."""
+    """Returns what pools without looking at the target, DIN's attention, and DICM's with several queries."""
     return [
-        Component(name="sum", config=SumConfig, build=build_sum),
+        Component(name="sum", config=SumConfig, build=build_sum, paper="arXiv:1711.06505, section 5.2"),
+        Component(name="mean", config=MeanConfig, build=build_mean),
+        Component(name="max", config=MaxConfig, build=build_max, paper="arXiv:1711.06505, table 4"),
+        Component(name="concat", config=ConcatConfig, build=build_concat, paper="arXiv:1711.06505, table 4"),
         Component(
             name="attention",
             config=AttentionConfig,
