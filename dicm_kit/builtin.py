@@ -34,7 +34,9 @@ from dicm_kit.interest.pooling import (
     build_sum,
 )
 from dicm_kit.interfaces import Component
+from dicm_kit.nets.lr import LrConfig, build_lr
 from dicm_kit.nets.mlp import EmbeddingMlpConfig, build_embedding_mlp
+from dicm_kit.nets.two_tower import TwoTowerConfig, build_two_tower
 
 dicm_api = HOOK_API
 
@@ -81,14 +83,16 @@ def dicm_interest_aggregators() -> list[Component[Any]]:
 
 @hookimpl
 def dicm_base_nets() -> list[Component[Any]]:
-    """Returns the paper's Embedding&MLP."""
+    """Returns the paper's Embedding&MLP, its logistic regression and its pre-rank model."""
     return [
         Component(
             name="embedding_mlp",
             config=EmbeddingMlpConfig,
             build=build_embedding_mlp,
             paper="arXiv:1711.06505, section 5",
-        )
+        ),
+        Component(name="lr", config=LrConfig, build=build_lr, paper="arXiv:1711.06505, figure 5"),
+        Component(name="two_tower", config=TwoTowerConfig, build=build_two_tower, paper="arXiv:1711.06505, table 8"),
     ]
 
 

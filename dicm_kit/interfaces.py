@@ -145,7 +145,8 @@ class BaseNet(nn.Module, ABC):
     """
 
     requires_untargeted: bool
-    """True when interests must not look at the target (two towers); the recipe check then refuses those that do."""
+    """True for two towers: interests must not look at the target, and there are no context columns, which belong to
+    neither tower. The recipe check then refuses them."""
 
     @abstractmethod
     def forward(self, encoded: Encoded, pictures: Pictures | None, interest: dict[str, Interest]) -> Tensor:
