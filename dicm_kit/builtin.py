@@ -23,9 +23,20 @@ from dicm_kit.interest.attention import (
     build_attention,
     build_multi_query_attention,
 )
-from dicm_kit.interest.pooling import SumConfig, build_sum
+from dicm_kit.interest.pooling import (
+    ConcatConfig,
+    MaxConfig,
+    MeanConfig,
+    SumConfig,
+    build_concat,
+    build_max,
+    build_mean,
+    build_sum,
+)
 from dicm_kit.interfaces import Component
+from dicm_kit.nets.lr import LrConfig, build_lr
 from dicm_kit.nets.mlp import EmbeddingMlpConfig, build_embedding_mlp
+from dicm_kit.nets.two_tower import TwoTowerConfig, build_two_tower
 
 dicm_api = HOOK_API
 
@@ -49,9 +60,12 @@ def dicm_image_backbones() -> list[Component[Any]]:
 
 @hookimpl
 def dicm_interest_aggregators() -> list[Component[Any]]:
-    """Returns a plain sum, DIN's attention, and DICM's with several queries."""
+    """Returns what pools without looking at the target, DIN's attention, and DICM's with several queries."""
     return [
-        Component(name="sum", config=SumConfig, build=build_sum),
+        Component(name="sum", config=SumConfig, build=build_sum, paper="arXiv:1711.06505, section 5.2"),
+        Component(name="mean", config=MeanConfig, build=build_mean),
+        Component(name="max", config=MaxConfig, build=build_max, paper="arXiv:1711.06505, table 4"),
+        Component(name="concat", config=ConcatConfig, build=build_concat, paper="arXiv:1711.06505, table 4"),
         Component(
             name="attention",
             config=AttentionConfig,
@@ -69,14 +83,16 @@ def dicm_interest_aggregators() -> list[Component[Any]]:
 
 @hookimpl
 def dicm_base_nets() -> list[Component[Any]]:
-    """Returns the paper's Embedding&MLP."""
+    """Returns the paper's Embedding&MLP, its logistic regression and its pre-rank model."""
     return [
         Component(
             name="embedding_mlp",
             config=EmbeddingMlpConfig,
             build=build_embedding_mlp,
             paper="arXiv:1711.06505, section 5",
-        )
+        ),
+        Component(name="lr", config=LrConfig, build=build_lr, paper="arXiv:1711.06505, figure 5"),
+        Component(name="two_tower", config=TwoTowerConfig, build=build_two_tower, paper="arXiv:1711.06505, table 8"),
     ]
 
 

@@ -62,7 +62,7 @@ class HistoryShapes:
     """Names in `history` that this slot pools: (`image`,) for pictures, the id columns for ids. The rest is side
     information, for example for attention weights."""
     max_length: int
-    """Most history slots, L."""
+    """Most history slots. A batch's L is at most this, and shorter where its histories are."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,8 @@ class InterestAggregator(nn.Module, ABC):
 
     uses_target: bool
     """True when it looks at a `query` of the target or of the context."""
+    uses_order: bool = False
+    """True when it matters in which slot a click stands; otherwise slots may change places. To be set where it does."""
     out_dim: int
     """Width of the interest vector."""
 
@@ -143,7 +145,8 @@ class BaseNet(nn.Module, ABC):
     """
 
     requires_untargeted: bool
-    """True when interests must not look at the target (two towers); the recipe check then refuses those that do."""
+    """True for two towers: interests must not look at the target, and there are no context columns, which belong to
+    neither tower. The recipe check then refuses them."""
 
     @abstractmethod
     def forward(self, encoded: Encoded, pictures: Pictures | None, interest: dict[str, Interest]) -> Tensor:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from dicm_kit.errors import FieldError, FieldsError, PluginError, did_you_mean, some
+from dicm_kit.errors import DicmError, FieldError, FieldsError, PluginError, did_you_mean, some
 from dicm_kit.images.embedder import Embedder
 from dicm_kit.interfaces import (
     BaseNet,
@@ -101,20 +101,20 @@ def build_parts(loaded: LoadedRecipe, columns: Shapes, image_dim: int | None) ->
         for name in query_names(recipe)
     }
     longest = recipe.data.history.max_length
-    aggregators = {}
+    aggregators, history_shapes = {}, {}
     for slot in ("ids", "images"):
         section = getattr(recipe.interest, slot)
         if section is not None:
             history = {**(picture if slot == "images" else {}), **widths["history"], "age": 1}
             values = ("image",) if slot == "images" else tuple(widths["history"])
-            shapes = HistoryShapes(query, history, values, longest)
+            history_shapes[slot] = shapes = HistoryShapes(query, history, values, longest)
             path: Path = ("interest", slot)
             aggregators[slot] = builder.component("interest_aggregator", path, section.name, section.config, shapes)
     target_picture = images.embedder.dim if images and images.target else None
     interest = {slot: each.out_dim if each else 1 for slot, each in aggregators.items()}
     net_shapes = NetShapes(image=target_picture, interest=interest, **widths)
     net = builder.component("base_net", ("net",), recipe.net.name, recipe.net.config, net_shapes)
-    builder.untargeted(net, aggregators)
+    builder.untargeted(net, aggregators, history_shapes)
     builder.finish()
     return Parts(encoders, embedder, aggregators, net)
 
@@ -220,20 +220,43 @@ class _Builder:
                 encoders[side][column] = self.component("feature_encoder", path, section.name, section.config, shape)
         return encoders
 
-    def untargeted(self, net: BaseNet | None, aggregators: Mapping[str, InterestAggregator | None]) -> None:
-        """Notes aggregators that look at the target under a net that cannot have it."""
+    def untargeted(
+        self,
+        net: BaseNet | None,
+        aggregators: Mapping[str, InterestAggregator | None],
+        shapes: Mapping[str, HistoryShapes],
+    ) -> None:
+        """Notes what a net of two towers cannot have: aggregators that look at the target, and context columns."""
         if net is None or not net.requires_untargeted:
             return
+        recipe, name = self._loaded.recipe, self._loaded.recipe.net.name
         for slot, aggregator in aggregators.items():
             if aggregator is not None and aggregator.uses_target:
-                name = getattr(self._loaded.recipe.interest, slot).name
-                self.problems.append(
-                    (
-                        ("interest", slot, "name"),
-                        f"aggregator `{name}` looks at the target, which net `{self._loaded.recipe.net.name}` forbids",
-                        "Its user vector must not depend on the item. Use one without such queries, like `sum`.",
-                    )
+                section = getattr(recipe.interest, slot)
+                what = f"aggregator `{section.name}` looks at the target, which net `{name}` forbids"
+                own = [query for query in shapes[slot].query if query.startswith("user.")]
+                or_own = (
+                    f"; or give it queries of the user alone: {some(own)}" if hasattr(section.config, "queries") else ""
                 )
+                blind = some((f"`{each}`" for each in self._blind(shapes[slot])), 20) or "none"
+                todo = f"Its user vector must not depend on the item. These go: {blind}{or_own if own else ''}."
+                self.problems.append((("interest", slot, "name"), what, todo))
+        for column in recipe.features.context:
+            what = f"context column `{column}` belongs to neither tower of net `{name}`"
+            todo = "Neither vector may depend on the impression. Leave it out; without any: `features.context={}`."
+            self.problems.append((("features", "context", column), what, todo))
+
+    def _blind(self, shapes: HistoryShapes) -> Iterator[str]:
+        """Yields the aggregators that, with no keys given, do not look at the target."""
+        for each in self._loaded.registry.provided("interest_aggregator"):
+            try:
+                built = self._loaded.registry.build(
+                    "interest_aggregator", each.component.name, each.component.config(), shapes
+                )
+            except (TypeError, DicmError):  # a key must be given, or the recipe has not what it needs
+                continue
+            if not built.uses_target:
+                yield each.component.name
 
     def finish(self) -> None:
         """Raises the collected problems, if there are any."""

@@ -145,3 +145,29 @@ def test_two_towers_refuse_what_looks_at_the_target(tmp_path: Path) -> None:
         "recipe.yaml:20: aggregator `multi_query_attention` looks at the target, which net `towers` forbids"
     )
     assert rehearse(loaded(tmp_path, "plugins=[./p.py]", "interest.images.name=sum", text=text))
+
+
+def test_two_towers_refuse_context_columns_and_say_which_aggregators_go(tmp_path: Path) -> None:
+    text = changed("net: {name: embedding_mlp, hidden: [16]}", "net: {name: two_tower}")
+    text = text.replace("features:\n", "features:\n  context: {position: {name: id, dim: 2}}\n")
+    message = refusal(tmp_path, "interest.ids={name: attention}", text=text)
+    assert (
+        message
+        == """3 problems in recipe.yaml
+
+recipe.yaml:10: context column `position` belongs to neither tower of net `two_tower`
+  >  10 |   context: {position: {name: id, dim: 2}}
+  Neither vector may depend on the impression. Leave it out; without any: `features.context={}`.
+
+recipe.yaml:21: aggregator `multi_query_attention` looks at the target, which net `two_tower` forbids
+  >  21 |   images: {name: multi_query_attention, queries: [image, target.item_id]}
+  Its user vector must not depend on the item. These go: `concat`, `max`, `mean`, `sum`; or give it queries of the \
+user alone: user.user_id.
+
+command line: aggregator `attention` looks at the target, which net `two_tower` forbids
+  > interest.ids={name: attention}
+  Its user vector must not depend on the item. These go: `concat`, `max`, `mean`, `sum`; or give it queries of the \
+user alone: user.user_id."""
+    )
+    mended = ["features.context={}", "interest.images={name: attention, queries: [user.user_id]}"]
+    assert rehearse(loaded(tmp_path, *mended, text=text))
