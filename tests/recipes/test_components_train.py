@@ -21,6 +21,7 @@ VARIANTS = {
     "attention": ("interest.images={name: attention, softmax: true}",),
     "multi_query_attention": ("interest.ids={name: multi_query_attention, queries: [image, user.user_id]}",),
     "embedding_mlp": ("net.dropout=0.2",),
+    "embedding_mlp, dice": ("net.activation=dice", "trainer.precision=bf16-mixed"),
     "lr": ("net={name: lr}",),
     "two_tower": (*TOWERS, *SUMS),
     "two_tower, without pictures": (*TOWERS, SUMS[0], "images=null", "interest.images=null"),
