@@ -23,7 +23,7 @@
    `exchange/dedup.py`, `exchange/owner.py`, `exchange/all_to_all.py`, `exchange/ahead.py`, `exchange/traffic.py`,
    `exchange/agree.py`, `exchange/heartbeat.py` who is still there, the shards `shards.py`, decoding `pixels.py`
 4. `interest/`  history vectors -> one interest vector:  `pooling.py`, `attention.py`
-5. `nets/`      all vectors -> logit:  `mlp.py`, `lr.py`, `two_tower.py`; `layers.py` what they are made of
+5. `nets/`      all vectors -> logit:  `mlp.py`, `lr.py`, `two_tower.py`; `layers.py`, `dice.py` what they are made of
 6. `training/`  `module.py` knows the order of 2 to 5;  `loss.py`, `metrics.py`, `slices.py`, `bootstrap.py`,
    `optimizers.py`, `lazy_rules.py` of id tables, `checkpoint.py`, `checkpoint_files.py`, `same_run.py` what a resume
    may change, `random_state.py`, `callbacks.py`, `strategy.py` several ranks, `launcher.py` their start and end,

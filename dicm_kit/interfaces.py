@@ -147,6 +147,8 @@ class BaseNet(nn.Module, ABC):
     requires_untargeted: bool
     """True for two towers: interests must not look at the target, and there are no context columns, which belong to
     neither tower. The recipe check then refuses them."""
+    uses_batch: bool = False
+    """True when, while training, an impression's logit depends on the others of its rank's batch. Never afterwards."""
 
     @abstractmethod
     def forward(self, encoded: Encoded, pictures: Pictures | None, interest: dict[str, Interest]) -> Tensor:

@@ -14,6 +14,7 @@ from dicm_kit.images.server import ImageServer
 from dicm_kit.interest.attention import Attention, MultiQueryAttention
 from dicm_kit.interest.pooling import SumPooling
 from dicm_kit.interfaces import InterestAggregator, NetShapes
+from dicm_kit.nets.layers import Activation
 from dicm_kit.nets.mlp import EmbeddingMlp
 from dicm_kit.training.module import CtrModule
 from dicm_kit.training.optimizers import OptimizerPlan
@@ -78,6 +79,7 @@ def toy_module(
     pictures: bool = True,
     attention: bool = True,
     dropout: float = 0.0,
+    activation: Activation = "prelu",
     slices: TargetSlices | None = None,
     server: nn.Module | None = None,
 ) -> CtrModule:
@@ -113,7 +115,7 @@ def toy_module(
         image_target=pictures,
         image_history=pictures,
         interest=interest,
-        net=EmbeddingMlp(shapes, (16, 8), dropout),
+        net=EmbeddingMlp(shapes, (16, 8), dropout, activation),
         optimizer=plan or OptimizerPlan(dense_lr=1e-2, ids_lr=1e-2),
         slices=slices,
     )

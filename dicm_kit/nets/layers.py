@@ -7,11 +7,12 @@ from torch import Tensor, nn
 
 from dicm_kit.errors import FieldError
 from dicm_kit.interfaces import NetShapes
+from dicm_kit.nets.dice import Dice
 from dicm_kit.prelu import PReLU
 from dicm_kit.types import Encoded, Interest, Pictures
 
 Side = Literal["user", "target", "context"]
-Activation = Literal["prelu", "relu"]
+Activation = Literal["prelu", "relu", "dice"]
 
 
 class SideBySide:
@@ -52,7 +53,8 @@ def fully_connected(width: int, hidden: tuple[int, ...], dropout: float, activat
     """Returns layers from `width` to the last of `hidden`, each with its activation and its dropout."""
     layers: list[nn.Module] = []
     for out in hidden:
-        layers += [nn.Linear(width, out), PReLU() if activation == "prelu" else nn.ReLU()]
+        layers.append(nn.Linear(width, out))
+        layers.append(Dice(out) if activation == "dice" else PReLU() if activation == "prelu" else nn.ReLU())
         if dropout:
             layers.append(nn.Dropout(dropout))
         width = out

@@ -18,7 +18,8 @@ class EmbeddingMlpConfig:
     dropout: float = 0.0
     """Share of a hidden layer's outputs dropped while training."""
     activation: Activation = "prelu"
-    """After each hidden layer; the paper found prelu better."""
+    """After each hidden layer; the paper found prelu better than relu. `dice` is DIN's (arXiv:1706.06978, section 5.3):
+    its turning point follows the batch, so that a batch's impressions depend on each other while training."""
 
 
 class EmbeddingMlp(BaseNet):
@@ -38,6 +39,7 @@ class EmbeddingMlp(BaseNet):
         activation: Activation = "prelu",
     ):
         super().__init__()
+        self.uses_batch = activation == "dice"
         self.inputs = SideBySide(shapes)
         self.layers = fully_connected(self.inputs.width, hidden, dropout, activation)
         self.logit = nn.Linear((self.inputs.width, *hidden)[-1], 1)

@@ -22,7 +22,7 @@ class TwoTowerConfig:
     dropout: float = 0.0
     """Share of a hidden layer's outputs dropped while training."""
     activation: Activation = "prelu"
-    """After each hidden layer."""
+    """After each hidden layer; `dice` depends on the batch while training."""
     temperature: float = 1.0
     """What the inner product is divided by; the paper's is 1."""
 
@@ -48,6 +48,7 @@ class TwoTower(BaseNet):
         temperature: float = 1.0,
     ):
         super().__init__()
+        self.uses_batch = activation == "dice"
         self.of_user = SideBySide(shapes, ("user",), image=False)
         self.of_item = SideBySide(shapes, ("target",), interest=False)
         self.user = fully_connected(self.of_user.width, hidden, dropout, activation)

@@ -251,6 +251,20 @@ class CtrModule(LightningModule):
         """Keeps the batch's predictions for `test/*`."""
         self._keep("test", batch)
 
+    def on_validation_epoch_start(self) -> None:
+        """Takes rank 0's running statistics, which a checkpoint has, too."""
+        self._share_buffers()
+
+    def on_test_epoch_start(self) -> None:
+        """Takes rank 0's running statistics."""
+        self._share_buffers()
+
+    def _share_buffers(self) -> None:
+        """Rank 0 sends the net's and the aggregators' buffers to all; DDP does so before each training step only."""
+        if self.trainer.world_size > 1:
+            for each in (*self.interest.buffers(), *self.net.buffers()):
+                torch.distributed.broadcast(each, src=0)
+
     def on_validation_epoch_end(self) -> None:
         """Logs `val/*`."""
         self._report("validation", "val")

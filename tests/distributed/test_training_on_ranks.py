@@ -102,3 +102,24 @@ def test_one_rank_asks_and_all_stop_and_resume(ranks, tmp_path):
         assert seen == steps[4:]
         for name, value in whole[0][0].items():
             assert (parameters[name] - value).norm() <= 1e-5 * value.norm(), name
+
+
+def train_with_dice(rank, num_ranks):
+    module = toy_module(PLAN, activation="dice")
+    trainer = ddp_trainer(rank, num_ranks, max_epochs=1, enable_checkpointing=False)
+    trainer.fit(module, ToyData(steps=6, groups=GROUPS))
+    own = {name: value.clone() for name, value in module.net.named_buffers()}
+    trainer.test(module, ToyData(steps=6, groups=GROUPS), verbose=False)
+    return own, dict(module.net.named_buffers()), dict(module.net.named_parameters()), module.results["test"]
+
+
+def test_dice_on_ranks_counts_rank_0s_running_statistics(ranks):
+    answers = ranks.run(4, train_with_dice)  # ranks without an impression among them
+    own, tested, parameters, results = answers[0]
+    assert all(torch.isfinite(value).all() for value in own.values())
+    for _, other_tested, other_parameters, other_results in answers[1:]:
+        assert all(torch.equal(value, tested[name]) for name, value in other_tested.items())
+        assert all(torch.equal(value, parameters[name]) for name, value in other_parameters.items())
+        assert other_results == results
+    assert all(torch.equal(value, own[name]) for name, value in tested.items())
+    assert any(not torch.equal(value, own[name]) for answer in answers[1:] for name, value in answer[0].items())

@@ -92,8 +92,21 @@ def test_dropout_only_while_training():
     assert torch.equal(net(*same), net(*same))
 
 
-def test_no_impressions():
-    net = build_embedding_mlp(EmbeddingMlpConfig(), SHAPES)
+@pytest.mark.parametrize("activation", ["prelu", "relu", "dice"])
+def test_an_impression_depends_on_others_only_where_declared(activation):
+    net = build_embedding_mlp(EmbeddingMlpConfig(activation=activation), SHAPES)
+    assert net.uses_batch is (activation == "dice")
+    for training in (True, False):
+        net.train(training)
+        encoded, pictures, interest = inputs()
+        before = net(encoded, pictures, interest)[:4]
+        pictures.target_NI[4] += 5.0
+        assert torch.equal(before, net(encoded, pictures, interest)[:4]) is not (training and net.uses_batch)
+
+
+@pytest.mark.parametrize("activation", ["prelu", "relu", "dice"])
+def test_no_impressions(activation):
+    net = build_embedding_mlp(EmbeddingMlpConfig(activation=activation), SHAPES)
     net(*inputs(0)).sum().backward()
     assert all(torch.equal(each.grad, torch.zeros_like(each)) for each in net.parameters())
 

@@ -1,0 +1,53 @@
+"""Every aggregator and every net trains a few steps of the debug recipe, in float32 and in bf16."""
+
+import csv
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from recipes.debug_runs import debug
+
+from dicm_kit import run
+from dicm_kit.registry import Registry
+
+TOWERS = ("net={name: two_tower, hidden: [16], dim: 8}", "features.context={}")
+SUMS = ("interest.ids={name: sum}", "interest.images={name: sum}")
+VARIANTS = {
+    **{
+        name: (f"interest.ids={{name: {name}}}", f"interest.images={{name: {name}}}", "trainer.precision=bf16-mixed")
+        for name in ("concat", "max", "mean", "sum")
+    },
+    "attention": ("interest.images={name: attention, softmax: true}",),
+    "multi_query_attention": ("interest.ids={name: multi_query_attention, queries: [image, user.user_id]}",),
+    "embedding_mlp": ("net.dropout=0.2",),
+    "embedding_mlp, dice": ("net.activation=dice", "trainer.precision=bf16-mixed"),
+    "lr": ("net={name: lr}",),
+    "two_tower": (*TOWERS, *SUMS),
+    "two_tower, without pictures": (*TOWERS, SUMS[0], "images=null", "interest.images=null"),
+    "two_tower, bf16": (*TOWERS, *SUMS, "trainer.precision=bf16-mixed"),
+}
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    return tmp_path_factory.mktemp("components")
+
+
+def test_all_of_ours_are_here() -> None:
+    for kind in ("interest_aggregator", "base_net"):
+        for each in Registry().provided(kind):
+            assert each.component.name in VARIANTS
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_it_trains(name: str, shop: Path) -> None:
+    few = ("trainer.max_steps=6", "trainer.log_every=1")
+    folder = f"run-{list(VARIANTS).index(name)}"
+    run.run(debug(shop, *VARIANTS[name], *few, run_dir=folder))
+    with (shop / folder / "metrics.csv").open() as file:
+        losses = [float(line["train/loss"]) for line in csv.DictReader(file) if line["train/loss"]]
+    assert len(losses) == 6
+    assert all(math.isfinite(loss) for loss in losses)
+    assert losses[-1] < losses[0]
