@@ -129,6 +129,12 @@ def test_runs_are_tested_or_compared_with_others(calls: list[tuple[Any, ...]]) -
     assert calls == [("test", x, {}), ("test", y, {}), ("against", [x, y], [a, b], {}), ("against", [x], [a, b], {})]
 
 
+def test_report_hands_on_the_runs(calls: list[tuple[Any, ...]]) -> None:
+    assert cli.main(["report", "runs/x"]) == 0
+    assert cli.main(["report", "runs/x", "--against", "runs/a"]) == 0
+    assert calls == [("report", Path("runs/x"), None, {}), ("report", Path("runs/x"), Path("runs/a"), {})]
+
+
 def test_check_of_a_comparison_lists_its_rows(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["check", "recipes/quickstart/compare.yaml", "trainer.max_epochs=1"]) == 0
     text = capsys.readouterr().out

@@ -112,4 +112,4 @@ def _legs(legs: Mapping[str, float]) -> Html:
         for leg, value in legs.items()
     ]
     table = tag("table", tag("caption", "What was sent, leg by leg"), tag("thead", head), tag("tbody", *rows))
-    return tag("div", table, class_="card", style="margin-top:16px")
+    return tag("div", table, class_="card")
