@@ -101,7 +101,7 @@ def test_a_run_without_pictures_shows_them_to_people(shop: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (("interest.ids=null", "interest.images.name=sum"), "this model sums up all clicks with the same weight"),
+        (("interest.ids=null", "interest.images.name=sum"), "all clicks have the same weight"),
         (
             ("interest.ids=null", "interest.images=null", "images.history=false"),
             "does not look at what was clicked before",

@@ -124,7 +124,7 @@ def _attention(module: CtrModule, prediction: Prediction) -> _Attention:
         if weight_NQL is None:
             notes.append(f"No bars for {what}: this model’s way to sum them up tells no weight of a single click.")
         elif not queries and _all_alike(weight_NQL):
-            notes.append(f"No bars for {what}: this model sums up all clicks with the same weight, without attention.")
+            notes.append(f"No bars for {what}: all clicks have the same weight in this model, there is no attention.")
         else:
             channels += _said(what, queries, weight_NQL.shape[1])
             weights.append(weight_NQL.float().cpu())
