@@ -2,7 +2,7 @@
 
 AMS, store-in-server and store-in-worker on four hosts; the first two also without `trainer.look_ahead`.
 
-    python tests/distributed/hosts/shaped_steps.py [--rounds N] [--steps N] [KEY=VALUE ...]
+    python tests/distributed/hosts/shaped_steps.py [--rounds N] [--steps N] [KEY=VALUE ...] [--ways WAY ...]
 
 Four network namespaces, one rank of one thread in each. The links change their speed during the run, round after round,
 so that a ratio compares steps of one run, minutes apart, and a machine that is busy now and then harms all alike. Needs
@@ -62,6 +62,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=8, help="steps at each speed, in each round")
+    parser.add_argument("--ways", nargs="*", default=list(WAYS), choices=list(WAYS), metavar="WAY", help="some of them")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of wide.yaml")
     options = parser.parse_args()
     if reason := refusal():
@@ -71,9 +72,9 @@ def main() -> None:
     run.extract(load(RECIPE, options.overrides))
     with hosts(HOSTS) as made:
         check_shaping(made)
-        for way, overrides in WAYS.items():
+        for way in options.ways:
             with tempfile.TemporaryDirectory() as folder:
-                given = [*options.overrides, *overrides]
+                given = [*options.overrides, *WAYS[way]]
                 print_way(way, measured(made, Path(folder), given, options.rounds, options.steps))
 
 
