@@ -33,6 +33,7 @@ from dicm_kit.training.bootstrap import intervals, replicates_of
 from dicm_kit.training.callbacks import CtrProgress
 from dicm_kit.training.checkpoint import Checkpoints
 from dicm_kit.training.checkpoint_files import CHECKPOINTS, Provenance, check_provenance, read_checkpoint
+from dicm_kit.training.early_stop import EarlyStop
 from dicm_kit.training.metrics import RankingMetrics
 from dicm_kit.training.module import CtrModule
 from dicm_kit.training.optimizers import OptimizerPlan
@@ -223,6 +224,8 @@ class Session:
             every_minutes=checkpoint.every_minutes,
             provenance=self.provenance,
         )
+        stop = options.early_stop
+        early = [EarlyStop(checkpoint.monitor, stop.patience, stop.min_delta)] if stop and checkpoint.monitor else []
         return pl.Trainer(
             accelerator=options.accelerator,
             strategy=ImageServerStrategy(options.timeout) if options.strategy == "image_server" else options.strategy,
@@ -239,7 +242,7 @@ class Session:
             check_val_every_n_epoch=None if options.validate_every else 1,
             num_sanity_val_steps=0,
             logger=_logger(options.logger, self.folder),
-            callbacks=[checkpoints, self.warm_start, self.progress, self.counted],
+            callbacks=[*early, checkpoints, self.warm_start, self.progress, self.counted],
             enable_checkpointing=True,
             enable_model_summary=False,
             use_distributed_sampler=False,

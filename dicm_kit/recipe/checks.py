@@ -63,6 +63,8 @@ _LEAST: dict[str, float] = {
     "trainer.validate_every": 1,
     "trainer.threads": 1,
     "trainer.timeout": 1,
+    "trainer.early_stop.patience": 1,
+    "trainer.early_stop.min_delta": 0,
     "checkpoint.every": 1,
     "checkpoint.keep": 1,
     "optimizer.dense.weight_decay": 0,
@@ -145,6 +147,12 @@ def _sizes(recipe: Recipe, good: Callable[..., bool]) -> Iterator[Finding]:
             ("data", "split", "validation"),
             f"`checkpoint.monitor: {recipe.checkpoint.monitor}` needs a validation split",
             "Set `data.split.validation` to 1 or more, or `checkpoint.monitor: null`.",
+        )
+    if good("trainer.early_stop", "checkpoint.monitor") and trainer.early_stop and not recipe.checkpoint.monitor:
+        yield Finding(
+            ("trainer", "early_stop"),
+            "`trainer.early_stop` goes by `checkpoint.monitor`, which is null",
+            "Name a metric there, such as `val/gauc`, or leave `early_stop` out.",
         )
     if good("trainer.max_epochs", "trainer.max_steps") and trainer.max_epochs is None and trainer.max_steps is None:
         yield Finding(("trainer", "max_epochs"), "training would never end: `max_epochs` and `max_steps` are both null")

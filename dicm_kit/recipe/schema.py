@@ -246,6 +246,16 @@ class WarmStartSection:
 
 
 @dataclass(kw_only=True)
+class EarlyStopSection:
+    """When training ends because it no longer gets better, by `checkpoint.monitor`."""
+
+    patience: int
+    """Validations in a row without an improvement."""
+    min_delta: float = 0.0
+    """What is no improvement: as much better than the last one, or less."""
+
+
+@dataclass(kw_only=True)
 class TrainerSection:
     """How long, where and how exactly to train."""
 
@@ -274,6 +284,8 @@ class TrainerSection:
     """Steps between two lines of the log."""
     validate_every: int | None = None
     """Steps between two validations; null: after each epoch."""
+    early_stop: EarlyStopSection | None = None
+    """End before `max_epochs` when validation no longer gets better; the best checkpoint counts. null: never."""
     logger: Literal["csv", "tensorboard", "wandb", "mlflow", "none"] = "csv"
     """Where metrics go; all but csv and none need a package of that name."""
     threads: int | None = None

@@ -64,7 +64,7 @@ class Checkpoints(Checkpoint):
         self._saved_at = 0.0  # when the last one was written to resume from
         self.best: float | None = None
         self._step = 0  # optimizer steps when the last batch ended
-        self._due = False  # a save that waits for the epoch's end
+        self._due = False  # a save that waits for a validation or the epoch's end
         self._rng: dict[str, Any] | None = None  # when the last batch ended
         self._rng_to_restore: dict[str, Any] | None = None
         self._rng_before_validation: dict[str, Any] | None = None
@@ -132,8 +132,10 @@ class Checkpoints(Checkpoint):
             # Now: when training has ended Lightning counts the epoch as done, and a resume would skip its rest.
             self._write(trainer, "last.ckpt")
         if self._step % self.every == 0 or pl_module.totals.save:
-            # At the end of an epoch only after its validation, which a resume would leave out.
-            self._due = is_last_batch
+            # Only after a validation that follows, or the end of the epoch: a resume would leave them out.
+            loop = trainer.fit_loop
+            assert loop._data_fetcher is not None, "a batch has come"
+            self._due = is_last_batch or loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
             if not self._due:
                 self._write_step(trainer)
         if self.every_minutes is not None and not self._due:  # several ranks agree with the next step's totals
@@ -162,16 +164,27 @@ class Checkpoints(Checkpoint):
         """Writes `best.ckpt` when `monitor` says so."""
         assert self._rng_before_validation is not None, "validation has started"
         set_random_state(self._rng_before_validation, pl_module.device)
-        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking or self.monitor is None:
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             return
-        if self.monitor not in trainer.callback_metrics:
+        if self.monitor is not None:
+            self._write_best(trainer, self.monitor)
+        if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            return
+        if self._due:
+            self._due = False
+            self._write_step(trainer)
+        if trainer.should_stop:  # early, within an epoch: now, as with `max_steps`, or a resume would skip its rest
+            self._write(trainer, "last.ckpt")
+
+    def _write_best(self, trainer: Trainer, monitor: str) -> None:
+        if monitor not in trainer.callback_metrics:
             known = sorted(name for name in trainer.callback_metrics if name.startswith("val/"))
             raise RunError(
-                f"checkpoint.monitor is `{self.monitor}`, which validation does not log",
+                f"checkpoint.monitor is `{monitor}`, which validation does not log",
                 todo=f"Logged: {some(known, 12)}.",
             )
-        value = float(trainer.callback_metrics[self.monitor])
-        sign = -1.0 if self.monitor.endswith("loss") else 1.0
+        value = float(trainer.callback_metrics[monitor])
+        sign = -1.0 if monitor.endswith("loss") else 1.0
         # NaN is never better.
         if value == value and (self.best is None or sign * value > sign * self.best):
             self.best = value

@@ -106,7 +106,7 @@ def test_one_rank_asks_and_all_stop_and_resume(ranks, tmp_path):
 
 def train_with_dice(rank, num_ranks):
     module = toy_module(PLAN, activation="dice")
-    trainer = ddp_trainer(rank, num_ranks, max_epochs=1, enable_checkpointing=False)
+    trainer = ddp_trainer(rank, num_ranks, max_epochs=1, enable_checkpointing=False, limit_val_batches=0)
     trainer.fit(module, ToyData(steps=6, groups=GROUPS))
     own = {name: value.clone() for name, value in module.net.named_buffers()}
     trainer.test(module, ToyData(steps=6, groups=GROUPS), verbose=False)

@@ -44,6 +44,8 @@ CASES = {
     "shuffle": ["images.shuffle=-1"],
     "forgetting_without_a_clock": ["data.forget_after_days=30", "data.split.by=user_order"],
     "forgetting_at_once": ["data.forget_after_days=0"],
+    "early_stop_by_nothing": ["trainer.early_stop={patience: 2}", "checkpoint.monitor=null"],
+    "early_stop_at_once": ["trainer.early_stop={patience: 0, min_delta: -0.1}"],
     "monitor_without_validation": ["data.split.validation=0"],
     "warm_start_parts": ["warm_start.parts=[image, net, user.userid, history.item_id]"],
     "warm_start_nothing": ["warm_start.run=runs/earlier", "warm_start.parts=[]"],
