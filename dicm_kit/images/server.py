@@ -255,7 +255,7 @@ class ImageServer(nn.Module):
             return rows
         if rows.shape[0] == 0:  # not every model takes an empty batch: a black picture goes through, and is cut off
             return self.backbone(rows.new_zeros(1, *rows.shape[1:]))[:0]
-        return self.backbone(rows)
+        return self.backbone(_to_a_common_size(rows))[: rows.shape[0]]
 
     def _embed(self, wide_VC: Tensor) -> Float[Tensor, "V I"]:
         parameter = next(self.embedder.parameters())
@@ -265,6 +265,20 @@ class ImageServer(nn.Module):
             wide_VC = wide_VC.to(parameter.dtype)
         # float32 from here on: a picture's gradient is the sum over its references, and bfloat16 cannot count
         return self.embedder(wide_VC).to(parameter.dtype)
+
+
+def _to_a_common_size(pixels_V3HW: Tensor) -> Tensor:
+    """Returns the pixels with black pictures behind them, at most a sixteenth more.
+
+    Steps then come in few sizes, for which oneDNN and cuDNN prepare convolutions once, and whose activations fit into
+    what the steps before have left: with a size of its own for each step, memory grew for hundreds of steps.
+    """
+    num_pictures = pixels_V3HW.shape[0]
+    missing = -num_pictures % 2 ** max(0, num_pictures.bit_length() - 5)
+    if not missing:
+        return pixels_V3HW
+    black = torch.zeros_like(pixels_V3HW[:1]).expand(missing, -1, -1, -1)
+    return torch.cat([pixels_V3HW, black])
 
 
 def _references(target_key_N: Tensor | None, history_key_GL: Tensor | None, mask_GL: Tensor) -> Tensor | None:

@@ -123,13 +123,13 @@ class CtrModule(LightningModule):
         pictures = rows = None
         if isinstance(self.server, ImageServer):
             pictures = self.server.look_ahead(*self._keys(batch))
-        if self.trainer.world_size > 1:  # on one rank nothing is asked of others
-            asking = [
-                partial(table.ask_ahead, cast(IdEncoder, encoder).rows(column).flatten())
-                for _, _, encoder, column in self._columns(batch)
-                if (table := _sharded_table(encoder)) is not None
-            ]
-            rows = self._ahead.do(lambda: [ask() for ask in asking]) if asking else None
+        asking = [
+            partial(table.ask_ahead, cast(IdEncoder, encoder).rows(column).flatten())
+            for _, _, encoder, column in self._columns(batch)
+            if (table := _sharded_table(encoder)) is not None
+        ]
+        if asking:
+            rows = self._ahead.do(lambda: [ask() for ask in asking])
         return replace(batch, ahead=_Begun(pictures, rows))
 
     def end_look_ahead(self) -> None:
@@ -367,9 +367,11 @@ class _Repeated(Mapping[str, Tensor]):
 
 
 def _sharded_table(encoder: nn.Module) -> ShardedTable | None:
-    """Returns the table of one of our encoders that is spread over ranks; a plugin's asks when it is called."""
+    """Returns the table of one of our encoders, if several ranks share it; a plugin's asks when it is called."""
     table = getattr(encoder, "table", None)
-    return table if isinstance(table, ShardedTable) and hasattr(encoder, "rows") else None
+    if not isinstance(table, ShardedTable) or not hasattr(encoder, "rows"):
+        return None
+    return table if table.exchange is not None and table.exchange.num_ranks > 1 else None
 
 
 def _watched(batch: Batch, stages: _Stages, module: nn.Module) -> Iterator[tuple[str, Tensor]]:

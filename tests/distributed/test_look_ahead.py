@@ -76,6 +76,7 @@ def test_steps_are_the_same_to_the_bit_and_in_every_count(ranks, num_ranks, tran
 
 
 def train(rank, num_ranks, folder, *overrides):
+    before = threading.enumerate()
     given = [*overrides, *(["trainer.strategy=image_server"] if num_ranks > 1 else [])]
     session = session_of(folder, rank, num_ranks, *given)
     trainer = ddp_trainer(
@@ -97,7 +98,7 @@ def train(rank, num_ranks, folder, *overrides):
     tables = sharded_tables(session.module)
     assert all(each.begun is None for each in tables.values())
     sent = {name: (each.exchange.traffic.keys_bytes, each.exchange.traffic.fetches) for name, each in tables.items()}
-    left = [each.name for each in threading.enumerate() if "next step" in each.name]
+    left = [each.name for each in threading.enumerate() if "next step" in each.name and each not in before]
     numbers = {name: value for name, value in asdict(counted).items() if not name.endswith("_seconds")} | sent
     return parameters, session.module.results, numbers, counted.wait_seconds, left
 

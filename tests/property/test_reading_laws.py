@@ -68,7 +68,7 @@ def same(left: Batch, right: Batch) -> bool:
             return [value]
         if isinstance(value, dict):
             return [tensor for each in value.values() for tensor in flat(each)]
-        return [value.values, value.offsets]
+        return [] if value is None else [value.values, value.offsets]
 
     fields = left.__dataclass_fields__
     pairs = [(flat(getattr(left, name)), flat(getattr(right, name))) for name in fields]
