@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-TIMEOUT = 60  # seconds for one function; a collective that nobody answers gives up after half of it
+TIMEOUT = 180  # seconds for one function; a collective that nobody answers gives up after half of it
 
 
 class Ranks:
