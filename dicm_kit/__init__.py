@@ -24,11 +24,11 @@
    `exchange/agree.py`, `exchange/heartbeat.py` who is still there, the shards `shards.py`, decoding `pixels.py`
 4. `interest/`  history vectors -> one interest vector:  `pooling.py`, `attention.py`
 5. `nets/`      all vectors -> logit:  `mlp.py`, `lr.py`, `two_tower.py`; `layers.py`, `dice.py` what they are made of
-6. `training/`  `module.py` knows the order of 2 to 5;  `loss.py`, `metrics.py`, `slices.py`, `bootstrap.py`,
-   `optimizers.py`, `lazy_rules.py` of id tables, `checkpoint.py`, `checkpoint_files.py`, `same_run.py` what a resume
-   may change, `random_state.py`, `callbacks.py`, `early_stop.py`, `strategy.py` several ranks, `launcher.py` their
-   start and end, `sparse_gradients.py` their mean, `table_files.py` rows of sharded tables, `picture_counts.py`,
-   `measure_steps.py` and `part_clock.py` where a step's time goes, `warm_start.py` an earlier run's weights:
+6. `training/`  `module.py` knows the order of 2 to 5;  `per_impression.py`, `loss.py`, `metrics.py`, `slices.py`,
+   `bootstrap.py`, `optimizers.py`, `lazy_rules.py` of id tables, `checkpoint.py`, `checkpoint_files.py`, `same_run.py`
+   what a resume may change, `random_state.py`, `callbacks.py`, `early_stop.py`, `strategy.py` several ranks,
+   `launcher.py` their start and end, `sparse_gradients.py` their mean, `table_files.py` rows of sharded tables,
+   `picture_counts.py`, `measure_steps.py` and `part_clock.py` where a step's time goes, `warm_start.py` an earlier run's weights:
    `taking_over.py` piece by piece, `row_values.py` ids, `same_inputs.py`; what they take of memory:
    `memory_parts.py`, and a step of it: `small_step.py`, `live_bytes.py`
 7. `artifacts/` what a run leaves behind:  `run_folder.py`, `metrics_file.py`, `predictions.py`, `difference.py` of two

@@ -184,15 +184,15 @@ class ImageServer(nn.Module):
         hangs on every parameter of embedder and backbone even when no picture is asked for: DDP waits for a gradient
         of each.
         """
-        keys_K = _references(target_key_N, history_key_GL, mask_GL)
-        if keys_K is None:
-            return Pictures(target_NI=None, history_GLI=None, mask_GL=torch.zeros_like(mask_GL))
         if ahead is None:
+            keys_K = _references(target_key_N, history_key_GL, mask_GL)
+            if keys_K is None:
+                return Pictures(target_NI=None, history_GLI=None, mask_GL=torch.zeros_like(mask_GL))
             prepared = self._prepare(keys_K, self.exchange)
         else:
             with self.exchange.under_way("wait"):
                 prepared = ahead.result()
-            prepared = prepared.to(keys_K.device)
+            prepared = prepared.to(mask_GL.device)
             assert prepared.traffic is not None, "it was counted apart"
             self.exchange.traffic += prepared.traffic
         self.counters["steps"] += 1

@@ -21,6 +21,7 @@ from dicm_kit.interfaces import BaseNet, FeatureEncoder, InterestAggregator
 from dicm_kit.training.loss import StepTotals, add_over_ranks, share_of_global_mean, summed_loss
 from dicm_kit.training.metrics import RankingMetrics
 from dicm_kit.training.optimizers import CtrOptimizer, OptimizerPlan, clip_norm, clip_values, decay_schedule
+from dicm_kit.training.per_impression import Repeat, Repeated
 from dicm_kit.training.slices import Impressions, TargetSlices
 from dicm_kit.types import Bag, Batch, Column, Columns, Encoded, Interest, Pictures, Prediction, Vectors
 
@@ -82,7 +83,7 @@ class CtrModule(LightningModule):
     def _stages(self, batch: Batch, need_weights: bool = False) -> "_Stages":
         encoded = self._encode(batch)
         pictures = self._pictures(batch)
-        repeat = _Repeat(batch)
+        repeat = Repeat(batch)
         interest = self._interest(batch, encoded, pictures, repeat, need_weights)
         # From here on all is per impression; nobody else repeats groups.
         per_impression = replace(encoded, user={name: repeat(vector) for name, vector in encoded.user.items()})
@@ -149,7 +150,7 @@ class CtrModule(LightningModule):
         return target_key_N, batch.history_key_GL if self.image_history else None, batch.mask_GL
 
     def _interest(
-        self, batch: Batch, encoded: Encoded, pictures: Pictures | None, repeat: "_Repeat", need_weights: bool
+        self, batch: Batch, encoded: Encoded, pictures: Pictures | None, repeat: Repeat, need_weights: bool
     ) -> dict[str, Interest]:
         of_impression = {f"target.{name}": vector for name, vector in encoded.target.items()}
         of_impression |= {f"context.{name}": vector for name, vector in encoded.context.items()}
@@ -165,8 +166,8 @@ class CtrModule(LightningModule):
                 assert pictures.history_GLI is not None, "the images slot pools the history's pictures"
                 history["image"], mask = pictures.history_GLI, pictures.mask_GL
             if aggregator.uses_target:
-                query = _Repeated(of_group, repeat, of_impression)
-                result[slot] = aggregator(query, _Repeated(history, repeat), repeat(mask), need_weights)
+                query = Repeated(of_group, repeat, of_impression)
+                result[slot] = aggregator(query, Repeated(history, repeat), repeat(mask), need_weights)
             else:
                 of_groups = aggregator(of_group, history, mask, need_weights)
                 weights = of_groups.weights
@@ -278,7 +279,7 @@ class CtrModule(LightningModule):
         return self(batch).logit_N.sigmoid()
 
     def _keep(self, stage: str, batch: Batch) -> None:
-        history_N = _Repeat(batch)(batch.mask_GL.sum(dim=1))
+        history_N = Repeat(batch)(batch.mask_GL.sum(dim=1))
         logit_N = self(batch).logit_N
         metrics = self._metrics_of(stage)
         metrics.update(batch.user_id_N, batch.item_N, logit_N, batch.label_N, batch.weight_N, history_N)
@@ -323,47 +324,6 @@ class _Stages:
     encoded: Encoded
     pictures: Pictures | None
     prediction: Prediction
-
-
-class _Repeat:
-    """Groups -> impressions: row `group_N[i]` of [G, ...] becomes row i of [N, ...]."""
-
-    def __init__(self, batch: Batch):
-        self.group_N = batch.group_N
-        # One impression per group needs no copy. Asked on CPU only: elsewhere the answer would cost a synchronisation.
-        self.same = (
-            self.group_N.device.type == "cpu"
-            and batch.num_groups == batch.num_impressions
-            and torch.equal(self.group_N, torch.arange(batch.num_groups))
-        )
-
-    def __call__(self, vectors: Tensor) -> Tensor:
-        if self.same:
-            return vectors
-        if not vectors.is_floating_point():
-            return vectors.index_select(0, self.group_N)
-        # As an embedding: the backward of index_select adds row by row and is several times slower on CPU.
-        rows = nn.functional.embedding(self.group_N, vectors.flatten(1))
-        return rows.view(len(self.group_N), *vectors.shape[1:])
-
-
-class _Repeated(Mapping[str, Tensor]):
-    """Vectors per group, repeated to impressions when one is asked for; and vectors that are per impression already."""
-
-    def __init__(self, groups: Vectors, repeat: _Repeat, impressions: Vectors | None = None):
-        self._groups, self._repeat = groups, repeat
-        self._ready = dict(impressions or {})
-
-    def __getitem__(self, name: str) -> Tensor:
-        if name not in self._ready:
-            self._ready[name] = self._repeat(self._groups[name])
-        return self._ready[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter({**self._groups, **self._ready})
-
-    def __len__(self) -> int:
-        return len({**self._groups, **self._ready})
 
 
 def _sharded_table(encoder: nn.Module) -> ShardedTable | None:

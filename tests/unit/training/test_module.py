@@ -7,8 +7,8 @@ from toy import LENGTH, ToyData, share_of, toy_batch, toy_module
 
 from dicm_kit.errors import TrainingError
 from dicm_kit.training.metrics import auc, gauc
-from dicm_kit.training.module import _Repeat, _Repeated
 from dicm_kit.training.optimizers import OptimizerPlan
+from dicm_kit.training.per_impression import Repeat, Repeated
 from dicm_kit.training.slices import TargetSlices
 
 
@@ -73,14 +73,14 @@ def test_history_vectors_are_repeated_only_when_asked_for():
     batch = toy_batch(4)
     assert batch.num_impressions > 4
     groups = {"a": torch.randn(4, 2, 3), "b": torch.randn(4, 2, 3)}
-    history = _Repeated(groups, _Repeat(batch), {"c": torch.randn(batch.num_impressions, 1)})
+    history = Repeated(groups, Repeat(batch), {"c": torch.randn(batch.num_impressions, 1)})
     assert set(history) == {"a", "b", "c"}
     assert len(history) == 3
     assert set(history._ready) == {"c"}
     assert torch.equal(history["a"], groups["a"][batch.group_N])
     assert history["a"] is history["a"]
     one_each = dataclasses.replace(batch, group_N=torch.arange(4))
-    assert _Repeat(one_each)(groups["a"]) is groups["a"]
+    assert Repeat(one_each)(groups["a"]) is groups["a"]
 
 
 def test_empty_batch_gives_every_parameter_a_gradient_of_zeros():
