@@ -191,8 +191,8 @@ Next: dicm run RECIPE
         """
 Usage: dicm test RUN_DIR [RUN_DIR ...] [--against RUN_DIR [RUN_DIR ...]]
 
-Tests the best checkpoint of each run on the test split, prints the table and writes test.json and
-test_predictions.parquet into the run folder.
+Tests the best checkpoint of each run on the test split, prints the table and writes test.json,
+test_predictions.parquet and report.html into the run folder.
 
 With --against, prints the difference of every metric to another run, with 95 % intervals over users, and writes it to
 against-OTHER.json in the first run folder. Nothing is trained or tested: the predictions of both are all it needs.
@@ -218,7 +218,8 @@ Usage: dicm report RUN_DIR [--against RUN_DIR]
 Writes report.html into the folder of a finished run: one file to look at in any browser, on a phone too, that loads
 nothing from anywhere. It has the gain over another run, training curves, calibration, slices, what deduplication
 saved, and single impressions with their pictures and the attention that each one got (docs/reference/report.md).
-`dicm run` ends with it. Nothing is trained or tested; where the dataset is gone, the page has no pictures.
+`dicm run` and `dicm test` end with it. Nothing is trained or tested here; where the dataset is gone, the page has no
+pictures.
 
   RUN_DIR      the run folder of a training that was tested
   --against    the run that it is compared with, the id-only baseline say; tested on the same impressions

@@ -116,7 +116,7 @@ def extract(loaded: LoadedRecipe) -> Path | None:
 
 
 def test(run_dir: Path) -> dict[str, Any]:
-    """Tests a run's best checkpoint again, prints the table and writes test.json anew."""
+    """Tests a run's best checkpoint again, prints the table and writes test.json and the report anew."""
     if not (run_dir / RECIPE_FILE).is_file():
         raise RunError(f"is no run folder: it has no {RECIPE_FILE}", where=str(run_dir), todo="See `dicm run --help`.")
     loaded = load(run_dir / RECIPE_FILE, [f"run_dir={run_dir}"])
@@ -124,7 +124,10 @@ def test(run_dir: Path) -> dict[str, Any]:
         _use_machine(loaded.recipe)
         loaded.recipe.trainer.logger = "none"  # the log is the training's
         session = Session(loaded, _prepared(loaded, rehearse(loaded)))
-        return session.test(session.best_checkpoint())
+        result = session.test(session.best_checkpoint())
+    if is_first():
+        report_after(session)
+    return result
 
 
 def against(runs: Sequence[Path], others: Sequence[Path]) -> dict[str, Difference]:

@@ -116,8 +116,10 @@ def test_metrics_are_logged(shop: Path) -> None:
 def test_testing_again_gives_the_same_numbers(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = json.loads((shop / "run/test.json").read_text())
     log = (shop / "run/metrics.csv").read_text()
+    (shop / "run/report.html").unlink()
     again = run.test(shop / "run")
     assert again == before
+    assert (shop / "run/report.html").is_file()
     assert json.loads((shop / "run/test.json").read_text()) == before
     assert (shop / "run/metrics.csv").read_text() == log, "the training's log is left alone"
     table = capsys.readouterr().out
