@@ -37,7 +37,7 @@ def test_two_days(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     recipe = blocks("own_log.md", "yaml")[0].replace("file: log.parquet", "file: log")
     warm_start, comparison, forgetting = blocks("daily_training.md", "yaml")
     Path("shop.yaml").write_text(recipe + warm_start)
-    daily, named = (
+    daily, named, _shown = (
         shlex.split(block.replace("$(date +\\%F)", "DATE")) for block in blocks("daily_training.md", "bash")
     )
     said = []
@@ -59,3 +59,23 @@ def test_two_days(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     forget = [f"data.{name}={value}" for name, value in yaml.safe_load(forgetting)["data"].items()]
     assert len(forget) == 2
     assert cli.main(["check", "shop.yaml", "data.out=data/forgetful", *forget]) == 0
+
+
+def test_two_days_of_the_made_up_shop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same on a shop that grows; the second day adds its pictures and samples, and starts from the first's run."""
+    monkeypatch.chdir(tmp_path)
+    small = [*QUICK, "data.users=40", "data.items=60", "data.impressions=3000", "data.min_count=3"]
+    commands = blocks("daily_training.md", "bash")[2].splitlines()
+    assert len(commands) == 2
+    said = []
+    for command in commands:
+        words = command.replace("recipes/", f"{HOW_TO.parents[1]}/recipes/").split()
+        assert words[0] == "dicm"
+        assert cli.main([*words[1:], *small]) == 0
+        said.append(capsys.readouterr().out)
+    assert "everything starts fresh" in said[0]
+    assert "Warm start from runs/daily/day-10/checkpoints/best.ckpt" in said[1]
+    parts = yaml.safe_load((tmp_path / "data/quickstart-daily/dataset.yaml").read_text())["parts"]
+    assert len(parts) == 4, "the first eight days, and three that came or moved one by one"

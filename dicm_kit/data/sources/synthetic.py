@@ -54,6 +54,9 @@ class SyntheticConfig:
     """Items shown, exactly."""
     days: int = 12
     """Length of the log."""
+    so_far: int | None = None
+    """How many of its days have happened: a log that grows by a piece a day, and by the items that appear on it. null:
+    the whole log, in one piece."""
     page_size: int = 8
     """Items shown to one user at one time; the last page of the log may hold fewer."""
     click_rate: float = 0.2
@@ -109,10 +112,16 @@ class SyntheticSource(DataSource):
             | {name: SourceColumn("id") for name in _ATTRIBUTES},
             context={"position": SourceColumn("id")},
         )
-        described = json.dumps({"synthetic": _VERSION} | asdict(self.config), sort_keys=True)
-        self.fingerprint = self.snapshot = hashlib.sha256(described.encode()).hexdigest()[:16]
-        self.pieces = {"log": self.fingerprint}
+        so_far = self.config.so_far
+        described = {"synthetic": _VERSION} | asdict(self.config) | ({} if so_far is None else {"by_day": True})
+        del described["so_far"]  # the same shop, early or late
+        self.fingerprint = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
+        days = ["log"] if so_far is None else [f"day-{day:04d}" for day in range(so_far)]
+        self.pieces = dict.fromkeys(days, self.fingerprint)
+        self.snapshot = self.fingerprint if so_far is None else f"{self.fingerprint} {so_far}"
         self._items = self._make_items()
+        last_day = self.config.days if so_far is None else so_far
+        self._num_items = int(np.searchsorted(self._items.birth, last_day))
         self._trend = {
             name: self._rng(_TRENDS, number).permutation(np.linspace(-1.6, 1.6, len(values)))
             for number, (name, values) in enumerate(_ATTRIBUTES.items())
@@ -124,12 +133,12 @@ class SyntheticSource(DataSource):
         self._cumulative_popularity = np.concatenate([[0.0], np.cumsum(self._items.popularity)])
 
     def items(self) -> "Iterator[pa.RecordBatch]":
-        """Yields every item with its picture's name and, as id columns, what its picture shows."""
+        """Yields every item so far with its picture's name and, as id columns, what its picture shows."""
         import pyarrow as pa
 
         items = self._items
-        for start in range(0, self.config.items, 65_536):
-            rows = slice(start, min(start + 65_536, self.config.items))
+        for start in range(0, self._num_items, 65_536):
+            rows = slice(start, min(start + 65_536, self._num_items))
             picture = items.picture[rows]
             yield pa.RecordBatch.from_pydict(
                 {
@@ -154,18 +163,19 @@ class SyntheticSource(DataSource):
             )
 
     def pictures(self, have: Container[str]) -> Iterator[tuple[str, bytes]]:
-        """Yields a JPEG for every item that has a picture of its own."""
+        """Yields a JPEG for every item so far that has a picture of its own."""
         items, size = self._items, self.config.picture_size
-        for item in np.flatnonzero(items.picture == np.arange(self.config.items)).tolist():
+        for item in np.flatnonzero(items.picture[: self._num_items] == np.arange(self._num_items)).tolist():
             if str(item) in have:
                 continue
             colour, shape, texture = (int(items.attributes[name][item]) for name in _ATTRIBUTES)
             yield str(item), jpeg(draw(self._rng(_DRAWING, item), colour, shape, texture, size))
 
     def impressions(self, piece: str) -> "Iterator[pa.RecordBatch]":
-        """Yields the log in blocks of users, unsorted within them, a page's places in order."""
+        """Yields the log, or one day of it, in blocks of users, unsorted within them, a page's places in order."""
         import pyarrow as pa
 
+        day = None if self.config.so_far is None else int(piece.removeprefix("day-"))
         for start, num_impressions in self._impressions_of_blocks():
             users, rng = self._users(start), self._rng(_PAGES, start)
             num_pages = -(-num_impressions // self.config.page_size)
@@ -178,7 +188,7 @@ class SyntheticSource(DataSource):
             page = np.repeat(np.arange(num_pages), self.config.page_size)[:num_impressions]
             user, item = user_of_page[page], item_of_place.reshape(-1)[:num_impressions]
             probability = self._click_probability(users, user, item, place)
-            yield pa.RecordBatch.from_pydict(
+            block = pa.RecordBatch.from_pydict(
                 {
                     "user": start + user,
                     "item": item,
@@ -188,6 +198,7 @@ class SyntheticSource(DataSource):
                     "position": np.char.mod("%d", place),
                 }
             )
+            yield block if day is None else block.filter(pa.array(day_of_page[page] == day))
 
     def _rng(self, *stream: int) -> np.random.Generator:
         return np.random.default_rng([self.config.seed, *stream])
@@ -279,6 +290,8 @@ def _check(config: SyntheticConfig) -> None:
     for name in ("users", "items", "impressions", "days", "page_size", "picture_size"):
         if getattr(config, name) < 1:
             raise FieldError(name, f"must be at least 1, got {getattr(config, name)}")
+    if config.so_far is not None and not 1 <= config.so_far <= config.days:
+        raise FieldError("so_far", f"is a number of days from 1 to `days`, {config.days}, got {config.so_far}")
     for name in ("new_items", "novelty", "without_picture", "shared_picture"):
         if not 0 <= getattr(config, name) <= 1:
             raise FieldError(name, f"is a share and lies between 0 and 1, got {getattr(config, name)}")

@@ -56,6 +56,31 @@ def test_the_same_config_makes_the_same_shop() -> None:
     assert list(one.pictures(())) == list(other.pictures(()))
 
 
+def test_a_log_that_grows_is_the_same_log_day_by_day() -> None:
+    whole, early, late = shop(), shop(so_far=2), shop(so_far=5)
+    assert early.fingerprint == late.fingerprint != whole.fingerprint
+    assert early.snapshot != late.snapshot
+    assert list(late.pieces) == [f"day-000{day}" for day in range(5)]
+    assert early.pieces == dict(list(late.pieces.items())[:2]), "a piece that is there does not change"
+    days = [table(late.impressions(piece)) for piece in late.pieces]
+    assert all(one.equals(table(early.impressions(piece))) for one, piece in zip(days, early.pieces, strict=False))
+    for number, day in enumerate(days):
+        assert set((np.unique(day["time"]) - np.min(days[0]["time"]) // DAY * DAY) // DAY) == {number}
+    order = [("time", "ascending"), ("user", "ascending"), ("position", "ascending")]
+    assert pa.concat_tables(days).sort_by(order).equals(table(whole.impressions("log")).sort_by(order))
+    items = table(early.items())
+    assert set(pa.concat_tables(days[:2])["item"].to_pylist()) <= set(items["item"].to_pylist())
+    assert items.num_rows < 400 == table(late.items()).num_rows
+    named = set(items["picture"].drop_null().to_pylist())
+    assert {name for name, _ in early.pictures(())} == named, "an item's picture is there when the item is"
+
+
+@pytest.mark.parametrize("days", [0, 6])
+def test_a_log_grows_up_to_its_days(days: int) -> None:
+    with pytest.raises(FieldError, match=r"from 1 to `days`, 5"):
+        shop(so_far=days)
+
+
 def test_another_seed_makes_another_shop() -> None:
     one, other = shop(), shop(seed=1)
     assert one.fingerprint != other.fingerprint
