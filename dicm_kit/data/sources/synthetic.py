@@ -116,8 +116,8 @@ class SyntheticSource(DataSource):
         described = {"synthetic": _VERSION} | asdict(self.config) | ({} if so_far is None else {"by_day": True})
         del described["so_far"]  # the same shop, early or late
         self.fingerprint = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
-        days = ["log"] if so_far is None else [f"day-{day:04d}" for day in range(so_far)]
-        self.pieces = dict.fromkeys(days, self.fingerprint)
+        pieces = ["log"] if so_far is None else [f"day-{day:04d}" for day in range(so_far)]
+        self.pieces = dict.fromkeys(pieces, self.fingerprint)
         self.snapshot = self.fingerprint if so_far is None else f"{self.fingerprint} {so_far}"
         self._items = self._make_items()
         last_day = self.config.days if so_far is None else so_far
