@@ -44,6 +44,12 @@ by `memory_model.py`; `recipe/` reads recipes, `registry.py` loads plugins, `bui
 `hookspecs.py` has the hooks, `interfaces.py` what a plugin author subclasses, `types.py` what the stages hand on and
 the legend of letters, `errors.py` the errors, `prelu.py` the activation, `memory.py` the allocator and the machine's
 memory, `whole_file.py` files that are there whole or not at all.
+
+`testing/` is what plugin authors import: `testing/contract.py` makes tests of `testing/plan.py`, every check of
+`testing/registered.py` with every config (`testing/given.py`); a check (`testing/check.py`) looks at a
+`testing/subject.py` in the settings of `testing/settings.py`, with the help of `testing/tensors.py`; they are
+`testing/every.py`, `testing/modules.py`, `testing/aggregators.py`, `testing/encoders.py`, `testing/backbones.py`,
+`testing/base_nets.py`, `testing/data_sources.py`.
 """
 
 from importlib import import_module

@@ -36,6 +36,13 @@ class Component(Generic[T]):
     `NetShapes`; None for backbones and data sources)."""
     paper: str | None = None
     """"arXiv:1711.06505, section 5.2", or None when there is no paper."""
+    examples: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
+    """Configs, as a recipe would write them, that the checks of `dicm_kit.testing` use: for keys that must be given,
+    and for keys whose other values cannot be guessed."""
+    no_effect: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """Keys that need not change what the component does, each with the reason; for the checks."""
+    exempt: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """Checks by id that do not apply, each with the reason, which is shown."""
 
 
 # --- sizes ---

@@ -71,6 +71,14 @@ class Reader:
         """Returns what the whole file holds, as this dataclass; with problems as `recipe` has them."""
         return self._section(section, tree, (), tree.mark)
 
+    def config(self, component: Component[Any], tree: Section) -> Any:
+        """Returns a component's config, whose keys alone stand in the section; with problems as `recipe` has them."""
+        keys = self._config_keys(component, (), tree.mark)
+        self._unknown_keys(component.config, None, {}, keys, tree, ())
+        return self._made(
+            component.config, self._fields(component.config, keys, tree, (), tree.mark), tree, (), tree.mark
+        )
+
     def _problem(self, mark: Mark, path: Path, what: str, todo: str | None = None) -> Any:
         self.problems.append(Problem(mark, what, todo))
         self.bad.add(path)

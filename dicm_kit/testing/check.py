@@ -1,0 +1,110 @@
+"""A check: a small function with an id, a line that says what is promised, and a text for the author where it fails.
+
+A check takes a `Setting` (a component with one config, and what it is given) and returns, or raises `Failed`. It is
+registered by the decorator `check`; its id is the function's name, its description the first line of its docstring.
+"""
+
+import inspect
+import linecache
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from dicm_kit.registry import KINDS
+
+MODULES = ("feature_encoder", "image_backbone", "interest_aggregator", "base_net")
+"""Kinds whose components are modules."""
+EVERY = tuple(KINDS)
+
+CheckFunction = Callable[[Any], None]
+
+
+class Failed(AssertionError):  # noqa: N818 - what the check says of the component
+    """The component breaks a promise; the text tells its author which, and how to mend it."""
+
+
+class DoesNotApply(Exception):  # noqa: N818 - no error
+    """The check has nothing to look at; the text says why. Shown as skipped, never silent."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One promise, looked at."""
+
+    id: str
+    what: str
+    """What is promised, in a line."""
+    kinds: tuple[str, ...]
+    run: CheckFunction
+    once: bool
+    """True: for the component, with its first config; else for each config."""
+
+
+CHECKS: dict[str, Check] = {}
+"""Every check by id, in the order in which they run."""
+
+
+def check(*kinds: str, once: bool = False) -> Callable[[CheckFunction], CheckFunction]:
+    """Registers a function as a check of these kinds."""
+
+    def registered(function: CheckFunction) -> CheckFunction:
+        name = function.__name__
+        assert name not in CHECKS, f"two checks are called {name}"
+        CHECKS[name] = Check(name, (inspect.getdoc(function) or "").splitlines()[0], kinds, function, once)
+        return function
+
+    return registered
+
+
+def checks_of(kind: str) -> list[Check]:
+    """Returns the checks of a kind of component, in the order in which they run."""
+    from dicm_kit.testing import registered  # noqa: F401 - importing it fills CHECKS
+
+    return [each for each in CHECKS.values() if kind in each.kinds]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a check found."""
+
+    state: Literal["passed", "failed", "skipped"]
+    text: str = ""
+    """Why it failed or was skipped."""
+
+
+def judged(check: Check, settings: list[Any]) -> Outcome:
+    """Runs a check in each setting; the first that fails counts."""
+    if not settings:
+        return Outcome("skipped", "it could not be built; see `builds`")
+    skipped, looked = "", False
+    for setting in settings:
+        where = f" ({setting.name})" if setting.name else ""
+        try:
+            check.run(setting)
+        except Failed as failed:
+            return Outcome("failed", f"{failed}{where}")
+        except DoesNotApply as reason:
+            skipped = str(reason)
+        except Exception as error:
+            return Outcome("failed", f"{_raised(error)}{where}")
+        else:
+            looked = True
+        if check.once:
+            break
+    return Outcome("passed") if looked else Outcome("skipped", skipped)
+
+
+def _raised(error: Exception) -> str:
+    """Returns what the component raised, and where: the frames behind ours."""
+    frames = [f"{type(error).__name__}: {' '.join(str(error).split())[:600]}"]
+    return "\n".join([f"it raised {frames[0]}", *(f"  {line}" for line in _trace(error))])
+
+
+def _trace(error: BaseException) -> Iterator[str]:
+    ours = Path(__file__).parent
+    frames = [each for each in traceback.extract_tb(error.__traceback__) if Path(each.filename).parent != ours]
+    for frame in frames[-4:]:
+        line = linecache.getline(frame.filename, frame.lineno or 0).strip()
+        yield f"{frame.filename}:{frame.lineno} in {frame.name}: {line}"

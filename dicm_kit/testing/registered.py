@@ -1,0 +1,11 @@
+"""All checks, in the order in which they run: importing this registers them."""
+
+from dicm_kit.testing import (  # noqa: F401 - the import registers them
+    aggregators,
+    backbones,
+    base_nets,
+    data_sources,
+    encoders,
+    every,
+    modules,
+)

@@ -1,0 +1,11 @@
+"""Our data sources keep what they promise, on a tiny shop and a tiny log."""
+
+from dicm_kit.builtin import dicm_data_sources
+from dicm_kit.testing import DataSourceContract
+
+OURS = {each.name: each for each in dicm_data_sources()}
+
+
+class TestSynthetic(DataSourceContract):
+    component = OURS["synthetic"]
+    configs = ({"users": 20, "items": 30, "impressions": 200, "days": 3, "picture_size": 8},)
