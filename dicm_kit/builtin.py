@@ -40,6 +40,8 @@ from dicm_kit.nets.two_tower import TwoTowerConfig, build_two_tower
 
 dicm_api = HOOK_API
 
+_ATTENTIONS: tuple[dict[str, Any], ...] = ({}, {"queries": ["user.age"], "hidden": [8, 4]}, {"softmax": True})
+
 
 @hookimpl
 def dicm_feature_encoders() -> list[Component[Any]]:
@@ -55,7 +57,20 @@ def dicm_feature_encoders() -> list[Component[Any]]:
 @hookimpl
 def dicm_image_backbones() -> list[Component[Any]]:
     """Returns timm's models, any of them."""
-    return [Component(name="timm", config=TimmConfig, build=build_timm)]
+    tiny = {"model": "resnet10t", "weights": "none", "image_size": 32}
+    return [
+        Component(
+            name="timm",
+            config=TimmConfig,
+            build=build_timm,
+            examples=(
+                tiny,
+                tiny | {"layer": "layer2", "trainable": "last_block"},
+                {"model": "test_resnet", "weights": "none", "image_size": 32, "arguments": {"global_pool": "max"}},
+            ),
+            no_effect={"weights": "others than `none` are a download or a file; the checks have neither"},
+        )
+    ]
 
 
 @hookimpl
@@ -70,12 +85,14 @@ def dicm_interest_aggregators() -> list[Component[Any]]:
             name="attention",
             config=AttentionConfig,
             build=build_attention,
+            examples=_ATTENTIONS,
             paper="arXiv:1706.06978, section 4.3",
         ),
         Component(
             name="multi_query_attention",
             config=MultiQueryAttentionConfig,
             build=build_multi_query_attention,
+            examples=_ATTENTIONS,
             paper="arXiv:1711.06505, section 5.2",
         ),
     ]
@@ -89,10 +106,17 @@ def dicm_base_nets() -> list[Component[Any]]:
             name="embedding_mlp",
             config=EmbeddingMlpConfig,
             build=build_embedding_mlp,
+            examples=({}, {"hidden": [8, 4], "dropout": 0.2, "activation": "dice"}),
             paper="arXiv:1711.06505, section 5",
         ),
         Component(name="lr", config=LrConfig, build=build_lr, paper="arXiv:1711.06505, figure 5"),
-        Component(name="two_tower", config=TwoTowerConfig, build=build_two_tower, paper="arXiv:1711.06505, table 8"),
+        Component(
+            name="two_tower",
+            config=TwoTowerConfig,
+            build=build_two_tower,
+            paper="arXiv:1711.06505, table 8",
+            examples=({}, {"hidden": [], "dim": 3}, {"hidden": [8], "activation": "dice"}),
+        ),
     ]
 
 
@@ -101,5 +125,10 @@ def dicm_data_sources() -> list[Component[Any]]:
     """Returns a log of your own, and the made-up shop."""
     return [
         Component(name="log", config=LogConfig, build=build_log),
-        Component(name="synthetic", config=SyntheticConfig, build=build_synthetic),
+        Component(
+            name="synthetic",
+            config=SyntheticConfig,
+            build=build_synthetic,
+            examples=({"users": 20, "items": 30, "impressions": 200, "days": 3, "picture_size": 8},),
+        ),
     ]

@@ -1,14 +1,16 @@
 """The sizes and inputs that each kind of component is tried with: tiny, and the same each time."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from dicm_kit.interfaces import ColumnShape, DataSource, HistoryShapes, NetShapes
+from dicm_kit.testing.check import Failed
 from dicm_kit.testing.subject import Setting, Subject
+from dicm_kit.testing.tensors import leaves, mapped
 from dicm_kit.types import Bag, Encoded, Interest, Pictures
 
 QUERY = {"image": 3, "target.item_id": 4, "target.tags": 2, "user.age": 2, "context.hour": 1}
@@ -93,8 +95,6 @@ def _aggregators(subject: Subject) -> list[Setting[Any]]:
 
 
 def _of_interest(interest: Any) -> dict[str, Tensor]:
-    from dicm_kit.testing.check import Failed
-
     if not isinstance(interest, Interest):
         raise Failed(f"it returned a {type(interest).__name__}; return `Interest(vector, weights)`")
     return {"vector": interest.vector} | ({} if interest.weights is None else {"weights": interest.weights})
@@ -144,6 +144,12 @@ class EncoderSetting(Setting[Any]):
         pairs = zip(rows.tolist(), rows_of(ours), rows_of(theirs), strict=True)
         return bag([mine if keep else other for keep, mine, other in pairs], ours.shape)
 
+    def part(self, inputs: Any, first: int, end: int) -> Any:
+        """Returns some rows of a column [rows]."""
+        if isinstance(inputs, Tensor):
+            return inputs[first:end]
+        return bag(rows_of(inputs)[first:end], (end - first,))
+
 
 def bag(rows: list[Tensor], shape: tuple[int, ...]) -> Bag:
     """Returns a Bag of these rows."""
@@ -184,10 +190,14 @@ class BackboneSetting(Setting[Any]):
 
     def inputs(self, rows: int = 5, seed: int = 1) -> Tensor:
         """Returns pixels [rows, 3, H, W], as the backbone's own transform makes them."""
-        transform = self._backbone.transform
-        if rows == 0:
-            return transform(self.pictures(1)[0]).unsqueeze(0)[:0]
-        return torch.stack([transform(each) for each in self.pictures(rows, seed)])
+        return self._pixels(self._backbone, rows, seed)
+
+    def inputs_for(self, module: Any) -> Tensor:
+        """Returns pixels as this one's transform makes them."""
+        return self._pixels(module, 5, 1)
+
+    def _pixels(self, module: Any, rows: int, seed: int) -> Tensor:
+        return torch.stack([module.transform(each) for each in self.pictures(max(rows, 1), seed)])[:rows]
 
     @property
     def _backbone(self) -> Any:
@@ -249,15 +259,16 @@ class NetSetting(Setting[NetInputs]):
 
     def mixed(self, ours: NetInputs, theirs: NetInputs, rows: Tensor) -> NetInputs:
         """Returns inputs whose `rows` are ours and whose others are theirs."""
-        from dicm_kit.testing.tensors import leaves, mapped
-
         others = iter([each for _, each in leaves(theirs)])
-        return mapped(ours, lambda mine: chosen(rows, mine, next(others)))
+        return cast(NetInputs, mapped(ours, lambda mine: chosen(rows, mine, next(others))))
+
+    def part(self, inputs: NetInputs, first: int, end: int) -> NetInputs:
+        """Returns some impressions, each its own group."""
+        part = super().part(inputs, first, end)
+        return replace(part, encoded=replace(part.encoded, group_N=torch.arange(end - first)))
 
 
 def _base_nets(subject: Subject) -> list[Setting[Any]]:
-    from dataclasses import replace
-
     if subject.shapes:
         return [NetSetting(subject, f"shapes {index}", each) for index, each in enumerate(subject.shapes)]
     whole = NET_SHAPES
@@ -283,10 +294,30 @@ class SourceSetting(Setting[Any]):
         assert isinstance(made, DataSource)
         return made
 
+    def streams(self, source: DataSource) -> dict[str, Any]:
+        """Returns all that it yields, whole: columns, pieces' impressions, items, users, pictures."""
+        return {
+            "columns": source.columns,
+            **{f"impressions {piece}": rows(source.impressions(piece)) for piece in source.pieces},
+            "items": rows(source.items()),
+            "users": rows(source.users()),
+            "pictures": list(source.pictures(())),
+        }
+
     def inputs(self, rows: int = 5, seed: int = 1) -> Any:
         """Is not asked for."""
         raise AssertionError("a data source takes no inputs")
 
+    def mixed(self, ours: Any, theirs: Any, rows: Tensor) -> Any:
+        """Is not asked for."""
+        raise AssertionError("a data source takes no inputs")
+
     def run(self, module: Any, inputs: Any) -> dict[str, Tensor]:
-        """Returns what it gives, by name."""
+        """Is not asked for."""
         raise AssertionError("a data source is no module")
+
+
+def rows(stream: Any) -> list[dict[str, Any]]:
+    """Returns the rows of a stream of record batches; NaN as None, so that rows can be compared."""
+    found = [row for batch in stream for row in batch.to_pylist()]
+    return [{name: None if value != value else value for name, value in row.items()} for row in found]

@@ -1,12 +1,15 @@
 """What is checked: a component with one config, and the sizes and inputs that it is tried with."""
 
 import copy
+import random
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +19,7 @@ from dicm_kit.interfaces import Component
 from dicm_kit.registry import KINDS
 from dicm_kit.testing.check import Failed
 from dicm_kit.testing.given import config_of
+from dicm_kit.testing.tensors import mapped
 
 Inputs = TypeVar("Inputs")
 
@@ -47,6 +51,10 @@ class Subject:
         """The config, by the rules of recipes; RecipeError where a recipe could not say it."""
         return config_of(self.component, self.given, self.overrides)
 
+    def siblings(self) -> list["Subject"]:
+        """Returns the component with each of its other configs."""
+        return [replace(self, given=each, others=()) for each in self.others]
+
     @cached_property
     def settings(self) -> list["Setting[Any]"]:
         """The settings in which it can be built: a FieldError says that it is not for these sizes.
@@ -74,6 +82,21 @@ class Subject:
         return taken
 
 
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seeds the global generators, as a run does, and puts them back."""
+    states = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        random.seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+
+
 class Setting(ABC, Generic[Inputs]):
     """The sizes a component is built for, the inputs that fit them, and how it is called."""
 
@@ -87,8 +110,7 @@ class Setting(ABC, Generic[Inputs]):
             Failed: it is not what its interface says.
         """
         config = copy.deepcopy(self.subject.config if config is None else config)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             built = self.subject.component.build(config, self.shapes)
             self._look(built)
             if isinstance(built, nn.Module):
@@ -117,6 +139,14 @@ class Setting(ABC, Generic[Inputs]):
     def run(self, module: Any, inputs: Inputs) -> dict[str, Tensor]:
         """Calls the module; returns what it gives, by name."""
 
+    @abstractmethod
     def mixed(self, ours: Inputs, theirs: Inputs, rows: Tensor) -> Inputs:
         """Returns inputs whose `rows` (booleans) are ours and whose others are theirs."""
-        raise NotImplementedError
+
+    def part(self, inputs: Inputs, first: int, end: int) -> Inputs:
+        """Returns the examples `first` to `end` alone."""
+        return cast(Inputs, mapped(inputs, lambda each: each[first:end]))
+
+    def inputs_for(self, module: Any) -> Inputs:
+        """Returns what this very component is called with; of a backbone, pixels that its transform made."""
+        return self.inputs()

@@ -28,7 +28,6 @@ import torch.distributed as dist
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 
 import paper_shop as shop
-from distributed.ranks import Ranks
 from two_ranks import print_ranks
 from wanted import row
 
@@ -37,6 +36,7 @@ from dicm_kit.exchange.traffic import Traffic
 from dicm_kit.images.server import ImageServer
 from dicm_kit.images.store import FeatureStore
 from dicm_kit.memory import keep_pages
+from dicm_kit.testing.ranks import Ranks
 
 RANKS, IMPRESSIONS, STEPS = 4, 3000, 3  # of `bytes`; impressions of each rank, as in the paper
 

@@ -18,10 +18,10 @@ from typing import Any
 import paper_shop as shop
 import torch
 from distributed.lightning_ranks import ddp_trainer
-from distributed.ranks import Ranks
 from wanted import row
 
 from dicm_kit.memory import keep_pages
+from dicm_kit.testing.ranks import Ranks
 from dicm_kit.training.measure_steps import WARM_UP, Measured, MeasureSteps
 from dicm_kit.training.part_clock import PARTS
 from dicm_kit.training.strategy import ImageServerStrategy

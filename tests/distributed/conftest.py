@@ -2,16 +2,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from distributed.ranks import Ranks
 from recipes.debug_runs import debug
 
 from dicm_kit import run
+from dicm_kit.testing.ranks import Ranks
 
 
 @pytest.fixture(scope="session")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
     """The pool; its processes start with the first test that uses it."""
-    pool = Ranks(4, tmp_path_factory.mktemp("ranks"))
+    pool = Ranks(4, tmp_path_factory.mktemp("ranks"), warnings_are_errors=True)
     yield pool
     pool.close()
 

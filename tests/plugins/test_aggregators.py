@@ -24,9 +24,7 @@ class TestConcat(AggregatorContract):
 
 class TestAttention(AggregatorContract):
     component = OURS["attention"]
-    configs = ({}, {"softmax": True}, {"queries": ["user.age"]})
 
 
 class TestMultiQueryAttention(AggregatorContract):
     component = OURS["multi_query_attention"]
-    configs = ({}, {"softmax": True}, {"queries": ["user.age"]})

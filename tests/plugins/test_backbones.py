@@ -6,7 +6,3 @@ from dicm_kit.testing import BackboneContract
 
 class TestTimm(BackboneContract):
     component = dicm_image_backbones()[0]
-    configs = (
-        {"model": "resnet10t", "weights": "none", "image_size": 32},
-        {"model": "resnet10t", "weights": "none", "image_size": 32, "trainable": "last_block", "seed": 1},
-    )

@@ -8,7 +8,6 @@ OURS = {each.name: each for each in dicm_base_nets()}
 
 class TestEmbeddingMlp(BaseNetContract):
     component = OURS["embedding_mlp"]
-    configs = ({"hidden": [8]}, {"hidden": [8, 4], "dropout": 0.3, "activation": "relu"}, {"activation": "dice"})
 
 
 class TestLr(BaseNetContract):
@@ -17,4 +16,3 @@ class TestLr(BaseNetContract):
 
 class TestTwoTower(BaseNetContract):
     component = OURS["two_tower"]
-    configs = ({"hidden": [8]}, {"hidden": [], "dim": 3, "temperature": 0.5}, {"activation": "dice", "hidden": [8]})

@@ -8,4 +8,3 @@ OURS = {each.name: each for each in dicm_data_sources()}
 
 class TestSynthetic(DataSourceContract):
     component = OURS["synthetic"]
-    configs = ({"users": 20, "items": 30, "impressions": 200, "days": 3, "picture_size": 8},)
