@@ -7,14 +7,14 @@ the texts.
 import types
 from collections.abc import Sequence
 from dataclasses import MISSING, fields, is_dataclass, make_dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any, Union, get_args, get_origin
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dicm_kit.errors import FieldError, PluginError, did_you_mean, some
-from dicm_kit.interfaces import Component
+from dicm_kit.interfaces import Component, NestedAggregator
 from dicm_kit.recipe.keys import Key, docs_of, is_text, keys_of, type_text, without_null
 from dicm_kit.recipe.problems import Mark, Problem
 from dicm_kit.recipe.schema import Recipe
@@ -179,7 +179,10 @@ class Reader:
         if component is not None:
             config = self._fields(component.config, theirs, tree, path, mark)
             values["config"] = self._made(component.config, config, tree, path, mark)
-        return self._made(section, values, tree, path, mark)
+        made = self._made(section, values, tree, path, mark)
+        if isinstance(made, NestedAggregator) and component is not None:
+            made.bind(str(path[-1]), partial(self._registry.build, made.kind, component.name, made.config))
+        return made
 
     def _component(
         self, kind: str, own: dict[str, Key], tree: Section, path: Path, mark: Mark
