@@ -7,7 +7,7 @@ the texts.
 import types
 from collections.abc import Sequence
 from dataclasses import MISSING, fields, is_dataclass, make_dataclass
-from functools import cache, partial
+from functools import cache
 from typing import Any, Union, get_args, get_origin
 
 from omegaconf import OmegaConf
@@ -181,7 +181,9 @@ class Reader:
             values["config"] = self._made(component.config, config, tree, path, mark)
         made = self._made(section, values, tree, path, mark)
         if isinstance(made, NestedAggregator) and component is not None:
-            made.bind(str(path[-1]), partial(self._registry.build, made.kind, component.name, made.config))
+            build, name = self._registry.build, component.name
+            # No `partial`: a function is copied as it is where a config is copied, a bound method with its registry.
+            made.bind(str(path[-1]), lambda shapes: build(made.kind, name, made.config, shapes))
         return made
 
     def _component(

@@ -93,7 +93,7 @@ def cosine(target_BI: Tensor, history_BLI: Tensor, mask_BL: Tensor) -> Tensor:
 
 def build(config: SaTaConfig, shapes: HistoryShapes) -> SaTa:
     """Makes the attention; FieldError where pictures or ids are missing."""
-    if "image" not in shapes.history:
+    if "image" not in shapes.values:
         what = "needs the history's pictures, which this slot has not"
         raise FieldError("name", what, todo="Use it under `interest.images`; it sees the ids there, too.")
     if "image" not in shapes.query:
@@ -120,4 +120,15 @@ def build(config: SaTaConfig, shapes: HistoryShapes) -> SaTa:
 @hookimpl
 def dicm_interest_aggregators() -> list[Component[InterestAggregator]]:
     """Returns the aggregators of this plugin."""
-    return [Component(name="sa_ta", config=SaTaConfig, build=build, paper="arXiv:2512.07216, section 4.3")]
+    return [
+        Component(
+            name="sa_ta",
+            config=SaTaConfig,
+            build=build,
+            paper="arXiv:2512.07216, section 4.3",
+            examples=(
+                {},
+                {"columns": ["item_id"], "queries": ["user.age", "image"], "width": 5, "similarity_scale": 10.0},
+            ),
+        )
+    ]

@@ -35,17 +35,17 @@ class TwoStageSearch(InterestAggregator):
     r_i = <e_i, e_target>, and the k filled slots with the largest r_i go on, in their order: the soft search of SIM
     without its W_a and W_b, which SIM trains by a loss of its own. By the cosine of pictures it is the first stage of
     MUSE, arXiv:2512.07216, section 4.2, equation 2. Of equal clicks the newer one goes on, so that the same batch gives
-    the same slots on any device. The choice itself has no gradient; the chosen slots have the second stage's. Time and
-    memory of the second stage go by k and not by the history's length; a batch with at most k slots is not searched.
+    the same slots on any device; in nothing else do places count, unless they do in the second stage. The choice itself
+    has no gradient; the chosen slots have the second stage's. Time and memory of the second stage go by k and not by
+    the history's length; a batch with at most k slots is not searched.
     """
 
     uses_target = True
-    uses_order = True  # of equal clicks the newer one
 
     def __init__(self, then: InterestAggregator, k: int, of_target: str, by: str, similarity: Similarity = "cosine"):
         super().__init__()
         self.then, self.k, self.of_target, self.by, self.similarity = then, k, of_target, by, similarity
-        self.out_dim = then.out_dim
+        self.out_dim, self.uses_order = then.out_dim, then.uses_order
 
     def forward(
         self, query: Mapping[str, Tensor], history: Mapping[str, Tensor], mask_BL: Tensor, need_weights: bool = False
@@ -93,10 +93,10 @@ class Chosen(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._ready:
             vectors_BLD = self._history[name]
-            num_rows, length, width = vectors_BLD.shape
+            num_rows, length = vectors_BLD.shape[:2]
             first_B1 = torch.arange(0, num_rows * length, length, device=vectors_BLD.device).unsqueeze(1)
             # As an embedding: the backward of gather adds number by number and is slower.
-            rows = nn.functional.embedding(first_B1 + self._slot_BK, vectors_BLD.reshape(-1, width))
+            rows = nn.functional.embedding(first_B1 + self._slot_BK, vectors_BLD.flatten(0, 1))
             self._ready[name] = rows
         return self._ready[name]
 
@@ -135,5 +135,9 @@ def dicm_interest_aggregators() -> list[Component[InterestAggregator]]:
             config=TwoStageSearchConfig,
             build=build,
             paper="arXiv:2006.05639, section 3.2",
+            examples=(
+                {"then": {"name": "attention"}, "k": 2},
+                {"then": {"name": "attention", "queries": ["image"]}, "k": 3, "by": "item_id", "similarity": "dot"},
+            ),
         )
     ]

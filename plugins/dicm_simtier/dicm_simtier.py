@@ -85,7 +85,7 @@ def cosine(target_BI: Tensor, history_BLI: Tensor, mask_BL: Tensor) -> Tensor:
 
 def build(config: SimTierConfig, shapes: HistoryShapes) -> SimTier:
     """Makes the histogram; FieldError where there are no pictures to compare."""
-    if "image" not in shapes.history:
+    if "image" not in shapes.values:
         raise FieldError("name", "compares pictures, and this slot has none", todo="Use it under `interest.images`.")
     if "image" not in shapes.query:
         what = "compares the history's pictures with the target's, which this recipe leaves out"

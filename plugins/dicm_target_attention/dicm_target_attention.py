@@ -140,5 +140,10 @@ def dicm_interest_aggregators() -> list[Component[InterestAggregator]]:
             config=MultiHeadTargetAttentionConfig,
             build=build,
             paper="arXiv:2308.08487, section 4",
+            examples=(
+                {},
+                {"heads": 3, "head_dim": 2, "target_aware": False, "dropout": 0.1, "age_bounds": [2.0]},
+                {"time": "none", "queries": ["target.item_id", "user.age"]},
+            ),
         )
     ]

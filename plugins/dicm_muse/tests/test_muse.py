@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from dicm_kit import FieldError, HistoryShapes
+from dicm_kit.testing import AggregatorContract
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from dicm_muse import SaTa, SaTaConfig, build
+from dicm_muse import SaTa, SaTaConfig, build, dicm_interest_aggregators
 
 SHAPES = HistoryShapes(
     query={"image": 3, "target.item_id": 4, "target.category": 2, "user.user_id": 5},
@@ -22,6 +23,10 @@ SHAPES = HistoryShapes(
 )
 
 Given = tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], torch.Tensor]
+
+
+class TestSaTa(AggregatorContract):
+    component = dicm_interest_aggregators()[0]
 
 
 def given(rows: int = 5, length: int = 7) -> Given:
@@ -126,7 +131,7 @@ def test_ids_and_pictures_are_trained_by_it() -> None:
         (SaTaConfig(similarity_scale=0.0), SHAPES, "`similarity_scale`: must be above 0"),
         (SaTaConfig(), replace(SHAPES, history={"image": 3, "age": 1}), "Give `features.history` a column"),
         (SaTaConfig(), replace(SHAPES, query={"target.item_id": 4}), "Set `images.target: true`"),
-        (SaTaConfig(), replace(SHAPES, history={"item_id": 4}, values=("item_id",)), "under `interest.images`"),
+        (SaTaConfig(), replace(SHAPES, values=("item_id",)), "under `interest.images`"),
         (SaTaConfig(), replace(SHAPES, query={"image": 3}), "`target.item_id`"),
     ],
 )

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from dicm_kit import FieldError, HistoryShapes, Interest, InterestAggregator, NestedAggregator, side_by_side
+from dicm_kit.testing import AggregatorContract
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from dicm_search import TwoStageSearch, TwoStageSearchConfig, build
+from dicm_search import TwoStageSearch, TwoStageSearchConfig, build, dicm_interest_aggregators
 
 SHAPES = HistoryShapes(
     query={"image": 3, "target.item_id": 4, "target.category": 2},
@@ -22,6 +23,10 @@ SHAPES = HistoryShapes(
 )
 
 Given = tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], torch.Tensor]
+
+
+class TestTwoStageSearch(AggregatorContract):
+    component = dicm_interest_aggregators()[0]
 
 
 class Weighing(InterestAggregator):

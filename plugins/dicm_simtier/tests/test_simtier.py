@@ -3,17 +3,36 @@
 import math
 import sys
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pytest
 import torch
 
 from dicm_kit import FieldError, HistoryShapes, Interest
+from dicm_kit.testing import AggregatorContract
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from dicm_simtier import SimTier, SimTierConfig, build
+from dicm_simtier import SimTier, SimTierConfig, build, dicm_interest_aggregators
 
 SHAPES = HistoryShapes(query={"image": 4}, history={"image": 4, "age": 1}, values=("image",), max_length=9)
+
+
+class TestSoft(AggregatorContract):
+    component = dicm_interest_aggregators()[0]
+    configs = ({}, {"tiers": 7, "spread": 1.5, "counts": "share"}, {"counts": "raw"})
+
+
+class TestHard(AggregatorContract):
+    component = dicm_interest_aggregators()[0]
+    configs = ({"soft": False}, {"soft": False, "counts": "share"})
+    no_effect = MappingProxyType({"spread": "it is the soft kernel's"})
+    exempt = MappingProxyType(
+        {
+            "gradient_reaches_the_history": "a count is a step function of the similarity, as in the paper",
+            "gradient_reaches_the_query": "a count is a step function of the similarity, as in the paper",
+        }
+    )
 
 
 def given(rows: int = 6, length: int = 9) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], torch.Tensor]:

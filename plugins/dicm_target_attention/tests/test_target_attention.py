@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from dicm_kit import FieldError, HistoryShapes
+from dicm_kit.testing import AggregatorContract
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from dicm_target_attention import MultiHeadTargetAttention, build
+from dicm_target_attention import MultiHeadTargetAttention, build, dicm_interest_aggregators
 from dicm_target_attention import MultiHeadTargetAttentionConfig as Config
 
 SHAPES = HistoryShapes(
@@ -23,6 +24,10 @@ SHAPES = HistoryShapes(
 )
 
 Given = tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], torch.Tensor]
+
+
+class TestMultiHeadTargetAttention(AggregatorContract):
+    component = dicm_interest_aggregators()[0]
 
 
 def given(rows: int = 5, length: int = 7) -> Given:
