@@ -60,6 +60,11 @@ if TYPE_CHECKING:
     from dicm_kit.errors import FieldError as FieldError
     from dicm_kit.hookspecs import HOOK_API as HOOK_API
     from dicm_kit.hookspecs import hookimpl as hookimpl
+    from dicm_kit.interest.attention import check_queries as check_queries
+    from dicm_kit.interest.attention import counterparts as counterparts
+    from dicm_kit.interest.attention import looks_at_target as looks_at_target
+    from dicm_kit.interest.attention import weights_of as weights_of
+    from dicm_kit.interest.pooling import side_by_side as side_by_side
     from dicm_kit.interfaces import BaseNet as BaseNet
     from dicm_kit.interfaces import ColumnShape as ColumnShape
     from dicm_kit.interfaces import Component as Component
@@ -68,6 +73,7 @@ if TYPE_CHECKING:
     from dicm_kit.interfaces import HistoryShapes as HistoryShapes
     from dicm_kit.interfaces import ImageBackbone as ImageBackbone
     from dicm_kit.interfaces import InterestAggregator as InterestAggregator
+    from dicm_kit.interfaces import NestedAggregator as NestedAggregator
     from dicm_kit.interfaces import NetShapes as NetShapes
     from dicm_kit.interfaces import SourceColumn as SourceColumn
     from dicm_kit.interfaces import SourceColumns as SourceColumns
@@ -87,6 +93,11 @@ _HOME = {
     "FieldError": "errors",
     "HOOK_API": "hookspecs",
     "hookimpl": "hookspecs",
+    "check_queries": "interest.attention",
+    "counterparts": "interest.attention",
+    "looks_at_target": "interest.attention",
+    "weights_of": "interest.attention",
+    "side_by_side": "interest.pooling",
     "BaseNet": "interfaces",
     "ColumnShape": "interfaces",
     "Component": "interfaces",
@@ -95,6 +106,7 @@ _HOME = {
     "HistoryShapes": "interfaces",
     "ImageBackbone": "interfaces",
     "InterestAggregator": "interfaces",
+    "NestedAggregator": "interfaces",
     "NetShapes": "interfaces",
     "SourceColumn": "interfaces",
     "SourceColumns": "interfaces",

@@ -7,10 +7,11 @@ plain values in `__init__`; the config dataclass stops at `build`.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 from torch import Tensor, nn
 
+from dicm_kit.errors import DicmError, FieldError, FieldsError
 from dicm_kit.types import Column, Encoded, Interest, Pictures
 
 if TYPE_CHECKING:
@@ -143,6 +144,48 @@ class InterestAggregator(nn.Module, ABC):
         not repeated to impressions. Slots where `mask_BL` is False are empty and must not change the result; a row
         without a filled slot gives a finite vector.
         """
+
+
+@dataclass(kw_only=True)
+class NestedAggregator:
+    """An aggregator inside another one: the type of a config's field, `then: NestedAggregator`.
+
+    In the recipe it is a section like `interest.images` itself: `then: {name: attention, hidden: [64]}`. The outer
+    component's `build` makes it by `config.then.build(shapes)`. A field of this type has no default. It stands in the
+    config itself, not in a section or list of it.
+    """
+
+    kind: ClassVar[str] = "interest_aggregator"
+
+    name: str
+    """The aggregator inside; `dicm ls interest_aggregator` lists them. Its own keys stand beside it."""
+    config: Any = None
+
+    def bind(self, key: str, make: Callable[[Any], Any]) -> None:
+        """Called where the recipe is read: `key` is the field, `make` builds the component for shapes."""
+        self._key, self._make = key, make
+
+    def build(self, shapes: HistoryShapes) -> "InterestAggregator":
+        """Returns the aggregator for these sizes: the outer one's own, or others.
+
+        Raises:
+            FieldError: it refuses a key; `field` is dotted, `then.hidden`, so that the recipe's line is shown.
+            PluginError: its plugin failed, or built something else.
+        """
+        make = getattr(self, "_make", None)
+        if make is None:
+            raise DicmError(
+                f"the config of `{self.name}` was not read from a recipe, so it cannot be built",
+                todo="In Python, build the inner aggregator yourself and give it to the outer one's class.",
+            )
+        try:
+            made: InterestAggregator = make(shapes)
+        except FieldError as error:
+            each = error.errors if isinstance(error, FieldsError) else (error,)
+            raise FieldsError(
+                FieldError(f"{self._key}.{one.field}", one.what, todo=one.todo) for one in each
+            ) from error
+        return made
 
 
 class BaseNet(nn.Module, ABC):

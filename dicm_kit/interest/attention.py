@@ -175,7 +175,11 @@ def build_multi_query_attention(config: MultiQueryAttentionConfig, shapes: Histo
 
 
 def weights_of(score: Tensor, mask: Tensor, softmax: bool) -> Tensor:
-    """Returns the scores as weights, exactly 0 in empty slots; `mask` is the shape of `score` or broadcasts to it."""
+    """Returns scores [..., L] as weights, exactly 0 in empty slots, where a score may be anything, NaN too.
+
+    `mask` is of the shape of `score` or broadcasts to it. With `softmax` each row's filled slots sum to 1, and a row
+    without one is 0 everywhere.
+    """
     if not softmax:
         return score.masked_fill(~mask, 0.0)
     # The lowest finite score, not -inf: a row without a filled slot must not become NaN.
@@ -184,12 +188,15 @@ def weights_of(score: Tensor, mask: Tensor, softmax: bool) -> Tensor:
 
 
 def looks_at_target(queries: tuple[str, ...]) -> bool:
-    """Says whether a query belongs to the impression; if none does, rows are sample groups."""
+    """Returns whether a query belongs to the impression, for `uses_target`; if none does, rows are sample groups."""
     return any(not name.startswith("user.") for name in queries)
 
 
 def counterparts(shapes: HistoryShapes) -> list[str]:
-    """Returns the target's vectors of the same columns as the slot's history, as far as the recipe has them."""
+    """Returns the names of the target's vectors of the columns in `shapes.values`, as far as the recipe has them.
+
+    `image` for `image`, `target.item_id` for `item_id`. FieldError at `queries` when it has none of them.
+    """
     names = ["image" if name == "image" else f"target.{name}" for name in shapes.values]
     found = [name for name in names if name in shapes.query]
     if not found:
@@ -202,7 +209,7 @@ def counterparts(shapes: HistoryShapes) -> list[str]:
 
 
 def check_queries(queries: list[str], shapes: HistoryShapes) -> None:
-    """Refuses an empty list, a name that the recipe has no vector for, and a name given twice."""
+    """FieldError at `queries` for an empty list, a name that the recipe has no vector for, and a name given twice."""
     if not queries:
         raise FieldError("queries", "names no query", todo=f"Known here: {some(shapes.query)}.")
     for position, name in enumerate(queries):

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dicm_kit.errors import FieldError, PluginError, did_you_mean, some
-from dicm_kit.interfaces import Component
+from dicm_kit.interfaces import Component, NestedAggregator
 from dicm_kit.recipe.keys import Key, docs_of, is_text, keys_of, type_text, without_null
 from dicm_kit.recipe.problems import Mark, Problem
 from dicm_kit.recipe.schema import Recipe
@@ -179,7 +179,12 @@ class Reader:
         if component is not None:
             config = self._fields(component.config, theirs, tree, path, mark)
             values["config"] = self._made(component.config, config, tree, path, mark)
-        return self._made(section, values, tree, path, mark)
+        made = self._made(section, values, tree, path, mark)
+        if isinstance(made, NestedAggregator) and component is not None:
+            build, name = self._registry.build, component.name
+            # No `partial`: a function is copied as it is where a config is copied, a bound method with its registry.
+            made.bind(str(path[-1]), lambda shapes: build(made.kind, name, made.config, shapes))
+        return made
 
     def _component(
         self, kind: str, own: dict[str, Key], tree: Section, path: Path, mark: Mark
