@@ -4,7 +4,8 @@
    `sources/synthetic.py` a made-up shop, `sources/drawing.py` its pictures; `sources/log.py` your own log:
    `log_config.py` its keys, `log_files.py`, `log_tables.py`, `log_types.py`, `log_csv.py`, `log_blocks.py` reading,
    `log_rows.py`, `log_time.py`, `log_filters.py`, `log_history.py` impressions, `log_side.py` items and users,
-   `log_pictures.py`, `log_tar.py`, `log_problems.py` rows that cannot be used; `options.py` the recipe's keys;
+   `log_pictures.py`, `log_tar.py`, `log_problems.py` rows that cannot be used; `source_folder.py` a known dataset's
+   files, for plugins; `options.py` the recipe's keys;
    `prepare.py` the folder, `preparation.py` the steps: `ingest.py` checks, `pictures.py` shards, `parts.py` which rows
    are in which split, `state.py` what is kept so that days can be added, `tables.py` checks and counts
    in `database.py`, `sorting.py` joins, encodes and sorts,
@@ -56,6 +57,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dicm_kit.data.sources.log_files import joined_fingerprint as joined_fingerprint
+    from dicm_kit.data.sources.source_folder import SourceFolder as SourceFolder
+    from dicm_kit.data.sources.source_folder import TextTable as TextTable
+    from dicm_kit.errors import DataError as DataError
     from dicm_kit.errors import DicmError as DicmError
     from dicm_kit.errors import FieldError as FieldError
     from dicm_kit.hookspecs import HOOK_API as HOOK_API
@@ -89,6 +94,10 @@ __version__ = "0.1.0"
 
 # Imported on first use: `dicm --help` must not wait for torch.
 _HOME = {
+    "SourceFolder": "data.sources.source_folder",
+    "TextTable": "data.sources.source_folder",
+    "joined_fingerprint": "data.sources.log_files",
+    "DataError": "errors",
     "DicmError": "errors",
     "FieldError": "errors",
     "HOOK_API": "hookspecs",

@@ -37,18 +37,22 @@ def blocks(file: LogFile, size: int) -> Iterator[Block]:
     with plain(file) as stream:
         while data := _read(file, stream, size):
             rest += data
-            end, quote = _end_of_rows(rest, cast(str, file.separator))
+            end, quote = _end_of_rows(rest, file)
             if not end and len(rest) > _LONGEST:
                 what = "a row begins here that is longer than 64 MiB"
                 raise _unclosed(file, rest, line, quote) if quote is not None else _at(file, line, what)
             if end:
-                yield Block(rest[:end], line)
+                yield Block(_utf8(file, rest[:end]), line)
                 line, rest = line + rest.count(b"\n", 0, end), rest[end:]
-    _, quote = _end_of_rows(rest, cast(str, file.separator))
+    _, quote = _end_of_rows(rest, file)
     if quote is not None:
         raise _unclosed(file, rest, line, quote)
     if rest or line == 1:
-        yield Block(rest, line)
+        yield Block(_utf8(file, rest), line)
+
+
+def _utf8(file: LogFile, rows: bytes) -> bytes:
+    return rows if file.form is None else file.form.utf8(rows)
 
 
 def plain(file: LogFile) -> BinaryIO:
@@ -69,9 +73,11 @@ def _read(file: LogFile, stream: BinaryIO, size: int) -> bytes:
         raise DataError(f"cannot be read: {error}", where=file.where, todo="Write or copy the file anew.") from error
 
 
-def _end_of_rows(data: bytes, separator: str) -> tuple[int, int | None]:
+def _end_of_rows(data: bytes, file: LogFile) -> tuple[int, int | None]:
     """Returns where the last whole row ends, 0 for none, and where a quote opens that does not close."""
-    quotes = _quotes(data, separator)
+    if not file.has_quotes:
+        return data.rfind(b"\n") + 1, None
+    quotes = _quotes(data, cast(str, file.separator))
     open_quote = int(quotes[-1]) if len(quotes) % 2 else None
     end = data.rfind(b"\n")
     while end >= 0 and (before := int(np.searchsorted(quotes, end))) % 2:

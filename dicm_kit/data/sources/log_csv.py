@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import StringIO
-from typing import TYPE_CHECKING, TextIO, cast
+from typing import TYPE_CHECKING, Literal, TextIO, cast
 
 import numpy as np
 
@@ -28,7 +28,7 @@ _SNIFFED = 2**18  # bytes of a file that its types are guessed from
 _BLOCK = 2**21
 _GLANCE = 2**16  # bytes that stay in the processor's cache: six times as fast as a whole block
 _CONVERSION = re.compile(r"In CSV column #(\d+): (?:Row #(\d+): )?CSV conversion error to ([^:]+): (.*)", re.DOTALL)
-_TYPES = {"int64": "whole number", "double": "number", "bool": "yes or no"}
+_TYPES = {"int64": "whole number", "double": "number", "bool": "yes or no", "date32[day]": "date like 2026-11-24"}
 
 
 def csv_start(file: LogFile) -> "pa.Table":
@@ -49,13 +49,13 @@ def csv_batches(
 
 
 def lines_of(file: LogFile, rows: list[int]) -> list[int]:
-    """Returns the line that each row begins in; row 0 is the first below the header, `rows` ascend.
+    """Returns the line that each row begins in; row 0 is the first below the header, if any, and `rows` ascend.
 
     It reads the file again, a line at a time: for messages.
     """
     wanted, lines = iter(rows), list[int]()
     next_row = next(wanted, None)
-    for row, line in enumerate(_first_lines(plain_text(file), file), -1):
+    for row, line in enumerate(_first_lines(plain_text(file), file), -1 if file.has_header else 0):
         while next_row is not None and row == next_row:
             lines.append(line)
             next_row = next(wanted, None)
@@ -104,7 +104,7 @@ class _Reader:
             if (row := pc.index(_has_zeros(again[name]), True).as_py()) >= 0:
                 value = again[name][row].as_py()
                 what = f"`{name}` is read as a whole number, which loses the zeros in front of {value!r}"
-                where = self._at(block, row + 1 + block.is_first)
+                where = self._at(block, row + 1 + (block.is_first and self.file.has_header))
                 raise DataError(what, where=where, todo=self.hints[name].strip())
 
     def _read(self, block: Block, types: "dict[str, pa.DataType]") -> "pa.Table":
@@ -119,13 +119,16 @@ class _Reader:
 
         held = pa.allocate_buffer(len(block.data))  # Python's bytes would be given back in one of Arrow's threads
         memoryview(held).cast("B")[:] = block.data
-        names = None if block.is_first else self.header
+        names = None if block.is_first and self.file.has_header else self.header
         try:
             return arrow.read_csv(
                 pa.BufferReader(held),
                 arrow.ReadOptions(use_threads=False, block_size=max(len(block.data), 1), column_names=names),
                 arrow.ParseOptions(
-                    delimiter=cast(str, self.file.separator), newlines_in_values=True, invalid_row_handler=refuse
+                    delimiter=cast(str, self.file.separator),
+                    quote_char='"' if self.file.has_quotes else False,
+                    newlines_in_values=self.file.has_quotes,
+                    invalid_row_handler=refuse,
                 ),
                 arrow.ConvertOptions(
                     null_values=list(NULLS),
@@ -140,7 +143,8 @@ class _Reader:
     def _explained(self, error: Exception, block: Block, broken: "list[InvalidRow]") -> DataError:
         if broken:
             row = broken[0]
-            what = f"a broken line: {row.actual_columns} values, the header has {row.expected_columns}"
+            should = "the header has" if self.file.has_header else "there should be"
+            what = f"a broken line: {row.actual_columns} values, {should} {row.expected_columns}"
             todo = "Mend the line, or leave it out of the file."
             return DataError(f"{what}: {row.text[:80]!r}", where=self._at(block, row.number), todo=todo)
         if match := _CONVERSION.match(str(error)):
@@ -153,7 +157,7 @@ class _Reader:
             what = f"`{name}` is no {_TYPES.get(kind, kind)}: {what.removeprefix('invalid value ')}"
             todo = f"Mend the line; for no value write nothing, or {', '.join(NULLS[1:])}.{self.hints.get(name, '')}"
             return DataError(what, where=where, todo=todo)
-        todo = "Write the file anew; it must be UTF-8 text with a header line."
+        todo = f"Write the file anew; it must be UTF-8 text{' with a header line' if self.file.has_header else ''}."
         return DataError(f"cannot be read as CSV: {error}", where=self.file.where, todo=todo)
 
     def _at(self, block: Block, number: int | None) -> str:
@@ -189,7 +193,8 @@ def _has_zeros(text: "pa.ChunkedArray") -> "pa.ChunkedArray":
 def _first_lines(text: TextIO, file: LogFile) -> Iterator[int]:
     """Yields the line in which each row begins, from 1; empty lines are no rows."""
     with text:
-        rows = csv.reader(text, delimiter=cast(str, file.separator))
+        quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if file.has_quotes else csv.QUOTE_NONE
+        rows = csv.reader(text, delimiter=cast(str, file.separator), quoting=quoting)
         line = 1
         for row in rows:
             if row:

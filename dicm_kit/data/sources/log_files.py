@@ -25,6 +25,30 @@ _CHECKSUMS = ("ETag", "etag", "md5Hash", "content_md5", "crc32c", "checksum")
 
 
 @dataclass(frozen=True)
+class TextForm:
+    """How a text file is written whose name does not say it: a known dataset's."""
+
+    separator: str
+    """What stands between values; of several characters, they never stand in a value."""
+    header: bool
+    """Whether the first line names the columns."""
+    quotes: bool
+    """Whether values may stand in double quotes; without, a quote is a letter and a line is a row."""
+    encoding: str
+
+    @property
+    def byte(self) -> str:
+        """The separator in blocks: one byte, since Arrow takes no more."""
+        return self.separator if len(self.separator) == 1 else "\x1f"
+
+    def utf8(self, rows: bytes) -> bytes:
+        """Returns whole rows in UTF-8 with separators of one byte; UnicodeDecodeError."""
+        if self.encoding != "utf-8":
+            rows = rows.decode(self.encoding).encode()
+        return rows if len(self.separator) == 1 else rows.replace(self.separator.encode(), self.byte.encode())
+
+
+@dataclass(frozen=True)
 class LogFile:
     """A file of the log."""
 
@@ -34,6 +58,8 @@ class LogFile:
     path: str
     size: int
     """Bytes; -1 where the filesystem does not know."""
+    form: TextForm | None = None
+    """None: Parquet, or CSV with a header, quotes and UTF-8, by its ending."""
 
     @property
     def where(self) -> str:
@@ -43,7 +69,19 @@ class LogFile:
     @property
     def separator(self) -> str | None:
         """What separates the values of a CSV file; None for Parquet."""
+        if self.form is not None:
+            return self.form.byte
         return next((separator for ending, separator in CSV.items() if self.path.lower().endswith(ending)), None)
+
+    @property
+    def has_header(self) -> bool:
+        """Whether the first line of a CSV file names the columns."""
+        return self.form is None or self.form.header
+
+    @property
+    def has_quotes(self) -> bool:
+        """Whether values of a CSV file may stand in quotes."""
+        return self.form is None or self.form.quotes
 
     def open(self) -> BinaryIO:
         """Opens it for reading."""

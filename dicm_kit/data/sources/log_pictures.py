@@ -54,8 +54,8 @@ class PicturesOfColumn:
 class PicturesOfFolder:
     """Pictures named after the items, anywhere below a folder; of several of one name the first by path counts."""
 
-    def __init__(self, root: Root, folder: str, items: Callable[[], Iterable[str]]):
-        self._fs, path = root.folder(folder, "pictures.folder")
+    def __init__(self, root: Root, folder: str, items: Callable[[], Iterable[str]], key: str = "pictures.folder"):
+        self._fs, path = root.folder(folder, key)
         self._folder, self._items = folder, items
         self._listed = lambda: listing(self._fs, path, ENDINGS)
 
