@@ -244,19 +244,19 @@ def _cp(options: argparse.Namespace) -> None:
 def _check_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what")
     parser.add_argument("overrides", nargs="*", default=[])
+    parser.add_argument("--timeout", type=float, default=60.0)
 
 
 def _check(options: argparse.Namespace) -> int | None:
     what = options.what
     if what.endswith((".yaml", ".yml")) or Path("recipes", f"{what}.yaml").is_file():
         _check_recipe(what, options.overrides)
-    elif options.overrides:
-        raise RecipeError("only a recipe takes overrides", where="command line")
-    elif Path(what).is_dir():
+        return None
+    if Path(what).is_dir() and what != "dicm_kit":
+        if options.overrides:
+            raise RecipeError("a dataset folder takes no overrides", where="command line")
         return _check_dataset(Path(what))
-    else:
-        _check_plugin(what)
-    return None
+    return _check_plugin(what, options.overrides, options.timeout)
 
 
 def _check_recipe(name: str, overrides: Sequence[str]) -> None:
@@ -289,15 +289,14 @@ def _check_dataset(folder: Path) -> int:
     return 1 if found.problems else 0
 
 
-def _check_plugin(name: str) -> None:
-    from dicm_kit.recipe.describe import listing
-    from dicm_kit.registry import Registry
+def _check_plugin(name: str, overrides: Sequence[str], timeout: float) -> int:
+    if not timeout > 0:
+        raise RecipeError(f"--timeout must be above 0, got {timeout:g}", where="command line")
+    from functools import partial
 
-    registry = Registry(Path())
-    registry.add(name)
-    plugin = registry.plugins[-1]
-    print(f"plugin {plugin} is in order.\n\n{listing([registry], None, plugin)}\n")
-    print(f"Next: list it in a recipe:  plugins: [{name}]")
+    from dicm_kit.testing.checking import check_plugin
+
+    return 0 if check_plugin(name, overrides, timeout, partial(print, flush=True)) else 1
 
 
 # --- ls, explain, plugins ---

@@ -11,7 +11,7 @@ import re
 import sys
 import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, field, is_dataclass
 from difflib import get_close_matches
 from hashlib import sha256
 from importlib.metadata import Distribution, entry_points
@@ -61,9 +61,16 @@ class Plugin:
     name: str
     """As a recipe lists it: `dicm-din` or `./my_aggregator.py`."""
     version: str | None
+    file: str | None = field(default=None, compare=False)
+    """Its module, as far as it is known."""
 
     def __str__(self) -> str:
         return f"{self.name} {self.version}" if self.version else self.name
+
+    @property
+    def told(self) -> str:
+        """As errors call it, so that it can be found and mended: with its file, where its name is not that already."""
+        return f"{self} ({self.file})" if self.version and self.file else str(self)
 
 
 @dataclass(frozen=True)
@@ -113,7 +120,7 @@ class Registry:
         else:
             plugin, modules = _installed_plugin(listed)
         if plugin in self.plugins:
-            raise PluginError(f"plugin {plugin} is listed twice", todo="List it once.")
+            raise PluginError(f"plugin {plugin.told} is listed twice", todo="List it once.")
         self._register(plugin, modules)
 
     def find(self, kind: str, name: str) -> Component[Any]:
@@ -152,17 +159,20 @@ class Registry:
         except Exception as error:
             if plugin == BUILTIN:
                 raise  # our mistake: its traceback is wanted
-            raise PluginError(f"{noun} `{name}` of plugin {plugin} could not be built: {_reason(error)}") from error
+            raise PluginError(
+                f"{noun} `{name}` of plugin {plugin.told} could not be built: {_reason(error)}",
+                todo=f"Its `build` is to be mended; `dicm check {plugin.name}` shows where it fails.",
+            ) from error
         if not isinstance(built, interface):
             raise PluginError(
-                f"{noun} `{name}` of plugin {plugin} built a {type(built).__name__}, no {interface.__name__}",
+                f"{noun} `{name}` of plugin {plugin.told} built a {type(built).__name__}, no {interface.__name__}",
                 todo=f"Subclass `dicm_kit.{interface.__name__}`.",
             )
         made = type(built)  # asked first: a property may be costly
         unset = [each for each in interface.__annotations__ if not (hasattr(made, each) or hasattr(built, each))]
         if unset:
             raise PluginError(
-                f"{noun} `{name}` of plugin {plugin} does not set {some(f'`{each}`' for each in unset)}",
+                f"{noun} `{name}` of plugin {plugin.told} does not set {some(f'`{each}`' for each in unset)}",
                 todo=f"`{interface.__name__}` in dicm_kit/interfaces.py says what they are.",
             )
         return built
@@ -186,7 +196,7 @@ class Registry:
                 key = (kind.name, component.name)
                 if key in found:
                     raise PluginError(
-                        f"plugin {plugin} provides the {kind.noun} `{component.name}` twice", todo="Rename one."
+                        f"plugin {plugin.told} provides the {kind.noun} `{component.name}` twice", todo="Rename one."
                     )
                 if key in self._provided:
                     raise _taken(plugin, self._provided[key])
@@ -205,14 +215,14 @@ class Registry:
         except pluggy.PluginValidationError as error:
             reason = str(error).strip().splitlines()[-1]
             raise PluginError(
-                f"plugin {plugin} has a hook that cannot be called: {reason}", todo="Hooks take no arguments."
+                f"plugin {plugin.told} has a hook that cannot be called: {reason}", todo="Hooks take no arguments."
             ) from error
         for hook in hooks:
             try:
                 components = getattr(module, hook)()
             except Exception as error:
                 raise PluginError(
-                    f"`{hook}` of plugin {plugin} failed: {_reason(error)}", todo="A hook only returns a list."
+                    f"`{hook}` of plugin {plugin.told} failed: {_reason(error)}", todo="A hook only returns a list."
                 ) from error
             yield from ((HOOKS[hook], each) for each in _checked(plugin, hook, components))
 
@@ -266,10 +276,11 @@ def _imported(plugin: Plugin, name: str, file: Path | None = None) -> ModuleType
     except (Exception, SystemExit) as error:
         sys.modules.pop(name, None)
         last = traceback.extract_tb(error.__traceback__)[-1]
-        place = f" ({Path(last.filename).name}, line {last.lineno})" if file and last.filename == str(file) else ""
+        is_its_own = last.filename in (str(file), plugin.file)
+        place = f" ({Path(last.filename).name}, line {last.lineno})" if is_its_own else ""
         mend = "Repair it" if file else "Repair its installation"
         raise PluginError(
-            f"plugin {plugin} failed while it was imported: {_reason(error)}{place}",
+            f"plugin {plugin.told} failed while it was imported: {_reason(error)}{place}",
             todo=f"{mend}, or drop it from `plugins:`.",
         ) from error
 
@@ -285,7 +296,7 @@ def _file_plugin(listed: str, base: Path) -> tuple[Plugin, list[ModuleType]]:
         )
     if file.suffix != ".py":
         raise PluginError(f"plugin file `{listed}` is no Python file", todo="List a file that ends in `.py`.")
-    plugin = Plugin(listed, None)
+    plugin = Plugin(listed, None, str(file))
     name = f"dicm_plugin_{re.sub(r'[^0-9a-zA-Z_]', '_', file.stem)}_{sha256(str(file).encode()).hexdigest()[:8]}"
     return plugin, [_imported(plugin, name, file)]
 
@@ -295,9 +306,18 @@ def _installed_plugin(listed: str) -> tuple[Plugin, list[ModuleType]]:
     dist = known.get(_normalised(listed))
     if dist is None:
         raise _not_installed(listed, sorted(known))
-    plugin = Plugin(dist.name, dist.version)
     names = dict.fromkeys(point.module for point in dist.entry_points.select(group=GROUP))
+    plugin = Plugin(dist.name, dist.version, _file_of(next(iter(names))))
     return plugin, [_imported(plugin, name) for name in names]
+
+
+def _file_of(module: str) -> str | None:
+    """Returns where a module would be imported from, without importing it."""
+    try:
+        spec = importlib.util.find_spec(module.partition(".")[0])
+    except (ImportError, ValueError):
+        return None
+    return spec.origin if spec is not None else None
 
 
 def _not_installed(listed: str, known: list[str]) -> PluginError:
@@ -321,13 +341,13 @@ def _check_api(plugin: Plugin, module: ModuleType) -> None:
     ours, theirs = hookspecs.HOOK_API, getattr(module, "dicm_api", None)
     if theirs is None:
         raise PluginError(
-            f"plugin {plugin} does not say which plugin API it is written for",
+            f"plugin {plugin.told} does not say which plugin API it is written for",
             todo=f"Add `dicm_api = {ours}` to it; `dicm check {plugin.name}` tells whether it fits.",
         )
     if theirs != ours:
         older = isinstance(theirs, int) and theirs < ours
         raise PluginError(
-            f"plugin {plugin} is written for plugin API {theirs}, this dicm_kit speaks {ours}",
+            f"plugin {plugin.told} is written for plugin API {theirs}, this dicm_kit speaks {ours}",
             todo=f"Upgrade {plugin.name if older else 'dicm_kit'}; docs/plugins/api_versions.md lists what changed.",
         )
 
@@ -339,17 +359,17 @@ def _hooks(manager: pluggy.PluginManager, plugin: Plugin, module: ModuleType) ->
         if name not in HOOKS:
             near = did_you_mean(name, HOOKS)
             raise PluginError(
-                f"plugin {plugin} implements `{name}`, which is not a hook",
+                f"plugin {plugin.told} implements `{name}`, which is not a hook",
                 todo=f"{f'{near} ' if near else ''}Hooks: {', '.join(sorted(HOOKS))}.",
             )
     for name in HOOKS:
         if name not in marked and callable(getattr(module, name, None)):
             raise PluginError(
-                f"plugin {plugin} has `{name}` without `@hookimpl`", todo=f"Put `@hookimpl` above `def {name}():`."
+                f"plugin {plugin.told} has `{name}` without `@hookimpl`", todo=f"Put `@hookimpl` above `def {name}():`."
             )
     if not marked:
         raise PluginError(
-            f"plugin {plugin} implements no hook",
+            f"plugin {plugin.told} implements no hook",
             todo="Put `@hookimpl` above the function that returns its components.",
         )
     return marked
@@ -361,18 +381,18 @@ def _checked(plugin: Plugin, hook: str, components: object) -> list[Component[An
         if isinstance(components, list):
             wrong = next(each for each in components if not isinstance(each, Component))
         raise PluginError(
-            f"`{hook}` of plugin {plugin} must return a list of `Component`, got a {type(wrong).__name__}",
+            f"`{hook}` of plugin {plugin.told} must return a list of `Component`, got a {type(wrong).__name__}",
             todo="Write `return [Component(name=..., config=..., build=...)]`.",
         )
     for each in components:
         if not isinstance(each.name, str) or not re.fullmatch(r"[a-z][a-z0-9_]*", each.name):
             raise PluginError(
-                f"`{hook}` of plugin {plugin} names a component {each.name!r}",
+                f"`{hook}` of plugin {plugin.told} names a component {each.name!r}",
                 todo="Names are small letters, digits and underscores, such as `two_tower`.",
             )
         if not (isinstance(each.config, type) and is_dataclass(each.config)):
             raise PluginError(
-                f"the config of `{each.name}` in plugin {plugin} is no dataclass",
+                f"the config of `{each.name}` in plugin {plugin.told} is no dataclass",
                 todo="Its fields are the recipe's keys; see docs/plugins/writing_a_plugin.md.",
             )
     return components
@@ -384,5 +404,6 @@ def _taken(plugin: Plugin, first: Provided) -> PluginError:
         f"Rename it in {plugin.name}." if first.plugin == BUILTIN else "Rename one, or list only one under `plugins:`."
     )
     return PluginError(
-        f"two plugins provide {names}: {first.plugin} and {plugin}", todo=f"Names are never overwritten. {rename}"
+        f"two plugins provide {names}: {first.plugin.told} and {plugin.told}",
+        todo=f"Names are never overwritten. {rename}",
     )

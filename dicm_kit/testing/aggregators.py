@@ -1,12 +1,16 @@
 """Checks of interest aggregators: what they must not read, and what they must."""
 
 import torch
+from torch import Tensor, nn
 
 from dicm_kit.testing.check import DoesNotApply, Failed, check
 from dicm_kit.testing.settings import AggregatorSetting, Histories
 from dicm_kit.testing.tensors import asking_gradients, close, finite, leaves
 
 KIND = "interest_aggregator"
+POISONS = (7.0, 1e30, float("inf"), float("nan"))
+"""What padded positions are filled with."""
+_SELECT = "select with `masked_fill` or `where` before you compute: 0 * nan is nan"
 
 
 @check(KIND)
@@ -46,24 +50,30 @@ def weights_are_zero_in_empty_slots(setting: AggregatorSetting) -> None:
 
 @check(KIND)
 def padding_is_not_read(setting: AggregatorSetting) -> None:
-    """What stands in an empty slot changes nothing, NaN and huge values included, and gets no gradient."""
+    """What stands in an empty slot changes nothing: other values, huge ones, NaN."""
     module, inputs = setting.build(), setting.inputs()
     expected = setting.run(module, inputs)
-    for poison in (7.0, 1e30, float("inf"), float("nan")):
-        poisoned = asking_gradients(_with_padding(inputs, poison))
-        got = setting.run(module, poisoned)
-        if not close(expected, got):
-            more = "" if poison == 7.0 else " (0 * nan is nan: select with `masked_fill` or `where` before you compute)"
+    for poison in POISONS:
+        if not close(expected, setting.run(module, _with_padding(inputs, poison))):
+            more = "" if poison == POISONS[0] else f"; {_SELECT}"
             raise Failed(f"the output changed when only padded positions changed (to {poison}); use mask_BL{more}")
-        if not got["vector"].requires_grad:
-            continue
-        got["vector"].sum().backward()
+
+
+@check(KIND)
+def padding_gets_no_gradient(setting: AggregatorSetting) -> None:
+    """An empty slot gets a zero gradient, and changes that of no parameter, whatever stands in it."""
+    module, inputs = setting.build(), setting.inputs()
+    expected = _gradients(setting, module, asking_gradients(inputs))
+    for poison in POISONS:
+        poisoned = asking_gradients(_with_padding(inputs, poison))
+        got = _gradients(setting, module, poisoned)
         for name, each in poisoned.history.items():
-            if each.grad is not None and not bool((each.grad[~inputs.mask_BL] == 0).all()):
-                raise Failed(
-                    f"the gradient of `{name}` is not zero in padded positions; select with `masked_fill(~mask, 0)`"
-                    " before you compute"
-                )
+            # Ages are data: no gradient is asked of them.
+            if name != "age" and each.grad is not None and not bool((each.grad[~inputs.mask_BL] == 0).all()):
+                raise Failed(f"padded positions of `{name}` got a gradient (they held {poison}); {_SELECT}")
+        wrong = [name for name in expected if not close(expected[name], got[name], 1e-3)]
+        if wrong:
+            raise Failed(f"the gradient of {', '.join(wrong)} changed when padded positions held {poison}; {_SELECT}")
 
 
 @check(KIND)
@@ -176,3 +186,23 @@ def _with_padding(inputs: Histories, value: float) -> Histories:
     empty = ~inputs.mask_BL.unsqueeze(-1)
     history = {name: each.masked_fill(empty, value) for name, each in inputs.history.items()}
     return Histories(inputs.query, history, inputs.mask_BL)
+
+
+@check(KIND)
+def every_column_counts(setting: AggregatorSetting) -> None:
+    """The output depends on each of the columns that the slot pools (`shapes.values`)."""
+    module, inputs, other = setting.build(), setting.inputs(seed=1), setting.inputs(seed=2)
+    expected = setting.run(module, inputs)
+    for name in setting.shapes.values:
+        changed = Histories(inputs.query, {**inputs.history, name: other.history[name]}, inputs.mask_BL)
+        if close(expected, setting.run(module, changed)):
+            raise Failed(f"the slot pools `{name}`, but it changes nothing; read every name in `shapes.values`")
+
+
+def _gradients(setting: AggregatorSetting, module: nn.Module, inputs: Histories) -> dict[str, Tensor]:
+    """Returns the gradients of the parameters; those of the inputs are in them."""
+    module.zero_grad()
+    vector = setting.run(module, inputs)["vector"]
+    if vector.requires_grad:
+        vector.sum().backward()
+    return {name: each.grad.clone() for name, each in module.named_parameters() if each.grad is not None}

@@ -52,7 +52,9 @@ def check(*kinds: str, once: bool = False) -> Callable[[CheckFunction], CheckFun
     def registered(function: CheckFunction) -> CheckFunction:
         name = function.__name__
         assert name not in CHECKS, f"two checks are called {name}"
-        CHECKS[name] = Check(name, (inspect.getdoc(function) or "").splitlines()[0], kinds, function, once)
+        CHECKS[name] = Check(
+            name, " ".join((inspect.getdoc(function) or "").split("\n\n")[0].split()), kinds, function, once
+        )
         return function
 
     return registered

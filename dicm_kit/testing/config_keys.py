@@ -4,9 +4,9 @@ import copy
 import types
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
-from dicm_kit.errors import DicmError
 from dicm_kit.recipe.keys import Key, keys_of
 from dicm_kit.testing.check import EVERY, Failed, check
 from dicm_kit.testing.subject import Subject
@@ -64,10 +64,10 @@ def _has_effect(base: _Base, key: Key, configs: list[Any], tried: list[Any]) -> 
         for setting in base.subject.settings:
             try:
                 theirs = trace(setting, config)
-            except (DicmError, Failed):
-                continue  # it refuses this value
             except Exception:
-                continue  # or cannot do with it; the values that matter are in `configs`, and checked there
+                if _is_path(getattr(base.config, key.name)):
+                    return True  # it looked for what is not there
+                continue  # it refuses this value; those that matter are in `configs`, and checked there
             if different(base.trace_in(setting), theirs):
                 return True
             if value not in tried:
@@ -79,6 +79,8 @@ def _others(key: Key, value: Any, configs: list[Any]) -> Iterator[Any]:
     """Yields other values: those of the other configs first, then guesses by type."""
     seen = [value]
     given = [getattr(each, key.name) for each in configs]
+    if _is_path(value):
+        given.append(type(value)(f"{value} that is not there"))
     # The default of a text is not tried: it may name a download.
     defaults = [] if key.required or isinstance(key.default, str) else [key.default]
     for other in (*given, *defaults, *_guesses(key.type, value)):
@@ -126,6 +128,16 @@ def _lists(inner: Any, value: Any, kind: type) -> Iterator[Any]:
     for sample in _SAMPLES.get(inner, []):
         for length in (1, 2, 3):
             yield kind([sample] * length)
+
+
+def _is_path(value: Any) -> bool:
+    """Says whether the value names a file or folder: another one is then tried, which does not exist."""
+    if not isinstance(value, str | Path) or not str(value):
+        return False
+    try:
+        return Path(value).exists()
+    except OSError:
+        return False
 
 
 def _fits(value: Any, annotation: Any) -> bool:

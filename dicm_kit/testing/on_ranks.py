@@ -19,7 +19,7 @@ SHARES = ((4, 1), (5, 0))
 def two_ranks_start_alike(setting: Any) -> None:
     """Built with the same seed on two ranks, it has the same parameters and buffers on both."""
     ours = _dense(dict(setting.build(seed=5).state_dict()))
-    for rank, theirs in enumerate(_on_two_ranks(_state_on_rank, packed(setting))):
+    for rank, theirs in enumerate(on_two_ranks(_state_on_rank, packed(setting))):
         if not same(ours, theirs):
             raise Failed(
                 f"rank {rank} starts from other parameters with the same seed; draw from torch's global generator, and"
@@ -34,7 +34,7 @@ def two_ranks_equal_one(setting: Any) -> None:
     if not any(each.requires_grad for each in module.parameters()):
         raise DoesNotApply("it has no trained parameter")
     expected = _gradients(setting, module, ROWS, 0, ROWS)
-    for found in _on_two_ranks(_steps_on_rank, packed(setting)):
+    for found in on_two_ranks(_steps_on_rank, packed(setting)):
         for shares, theirs in zip(SHARES, found, strict=True):
             wrong = [name for name, each in expected.items() if not close(each, theirs[name], 1e-3)]
             if wrong:
@@ -45,7 +45,12 @@ def two_ranks_equal_one(setting: Any) -> None:
                 )
 
 
-def _on_two_ranks(function: Any, parcel: Parcel) -> list[Any]:
+def on_two_ranks(function: Any, parcel: Parcel) -> list[Any]:
+    """Returns what `function(rank, 2, parcel)` gives on each rank.
+
+    Raises:
+        Failed: a rank raised, died or hung; with its traceback.
+    """
     try:
         return shared_ranks().run(2, function, parcel)
     except AssertionError as error:

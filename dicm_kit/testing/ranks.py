@@ -16,6 +16,7 @@ import tempfile
 import traceback
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -59,8 +60,9 @@ class Ranks:
             self._together = num_ranks
             store = str(self.folder / f"store-{self._meetings}")
         for rank, (_, connection) in enumerate(self._members[:num_ranks]):
-            connection.send_bytes(pickle.dumps((sys.path, rank, num_ranks, store)))
-            connection.send_bytes(pickle.dumps((function, args)))
+            with suppress(OSError):  # it has died: no answer comes, either
+                connection.send_bytes(pickle.dumps((sys.path, rank, num_ranks, store)))
+                connection.send_bytes(pickle.dumps((function, args)))
         answers = self._collect(num_ranks)
         failures = {rank: text for rank, (ok, text) in answers.items() if not ok}
         missing = [rank for rank in range(num_ranks) if rank not in answers]
@@ -80,7 +82,7 @@ class Ranks:
                 rank = waiting.pop(connection)
                 try:
                     answers[rank] = pickle.loads(connection.recv_bytes())
-                except EOFError:
+                except (EOFError, OSError):
                     answers[rank] = (False, "the process has died")
         return answers
 

@@ -1,13 +1,19 @@
 """All checks, in the order in which they run: importing this registers them."""
 
-from dicm_kit.testing import (  # noqa: F401 - the import registers them
-    aggregators,
-    backbones,
-    base_nets,
-    config_keys,
-    data_sources,
-    encoders,
-    every,
-    modules,
-    on_ranks,
-)
+from importlib import import_module
+
+for _file in (
+    "every",
+    "config_keys",
+    "aggregators",
+    "encoders",
+    "backbones",
+    "base_nets",
+    "data_sources",
+    "source_streams",
+    "prepared",
+    "modules",
+    "quiet_import",
+    "on_ranks",
+):
+    import_module(f"dicm_kit.testing.{_file}")
