@@ -5,6 +5,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+PLUGINS := example_aggregator dicm_movielens dicm_hm dicm_microlens dicm_taobao_ad
 DEMO   := recipes/quickstart/baseline.yaml recipes/quickstart/dicm.yaml recipes/quickstart/attributes.yaml
 
 .PHONY: demo test lint install clean
@@ -15,7 +16,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "$(PYTHON) is older than 3.11; name a newer one: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' -e plugins/example_aggregator
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' \
+		$(PLUGINS:%=-e plugins/%)
 	touch $@
 
 demo: install

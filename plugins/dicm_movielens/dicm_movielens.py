@@ -6,6 +6,7 @@ ml-latest-small, ml-latest, ml-20m, ml-25m and ml-32m (`ratings.csv`).
 
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -26,52 +27,35 @@ from dicm_kit import (
 dicm_api = 1
 
 _VERSION = 1  # raised when the same files and config would give other tables
-_GENRES_TEXT = (
-    "unknown,Action,Adventure,Animation,Children's,Comedy,Crime,Documentary,Drama,Fantasy,Film-Noir,Horror,Musical,"
-    "Mystery,Romance,Sci-Fi,Thriller,War,Western"
+_FLAGS = (
+    "unknown Action Adventure Animation Children's Comedy Crime Documentary Drama Fantasy Film-Noir Horror Musical "
+    "Mystery Romance Sci-Fi Thriller War Western"
 )
-_GENRES = tuple(_GENRES_TEXT.split(","))
+_GENRES = tuple(_FLAGS.split(" "))
 """The flags at the end of a line of u.item, in their order."""
-_100K = {"header": False, "quotes": False, "encoding": "latin-1"}
-_1M = _100K | {"separator": "::"}
-# Layout -> its tables -> file, columns under our own names, form. `user`, `item`, `rating`, `time` in the file's order.
-_LAYOUTS: dict[str, dict[str, tuple[str, dict[str, str], dict[str, Any]]]] = {
+_PLAIN = {"header": False, "quotes": False, "encoding": "latin-1"}
+_TABS, _BARS, _COLONS = (_PLAIN | {"separator": separator} for separator in ("\t", "|", "::"))
+# Layout -> table -> file, columns in their order (those of `ratings` are user, item, stars, time), form.
+_LAYOUTS: dict[str, dict[str, tuple[str, str, dict[str, Any]]]] = {
     "ml-100k": {
-        "ratings": (
-            "u.data",
-            {"user": "int64", "item": "int64", "rating": "float64", "time": "int64"},
-            _100K | {"separator": "\t"},
-        ),
-        "films": (
-            "u.item",
-            {"item": "int64", "title": "string?", "released": "string?", "on_video": "string?", "url": "string?"}
-            | dict.fromkeys(_GENRES, "int64"),
-            _100K | {"separator": "|"},
-        ),
-        "users": (
-            "u.user",
-            {"user": "int64", "age": "float64", "gender": "string", "occupation": "string", "zip_code": "string"},
-            _100K | {"separator": "|"},
-        ),
+        "ratings": ("u.data", "user item rating time", _TABS),
+        "films": ("u.item", f"item title released on_video url {_FLAGS}", _BARS),
+        "users": ("u.user", "user age gender occupation zip_code", _BARS),
     },
     "ml-1m": {
-        "ratings": ("ratings.dat", {"user": "int64", "item": "int64", "rating": "float64", "time": "int64"}, _1M),
-        "films": ("movies.dat", {"item": "int64", "title": "string?", "genres": "string?"}, _1M),
-        "users": (
-            "users.dat",
-            {"user": "int64", "gender": "string", "age": "float64", "occupation": "string", "zip_code": "string"},
-            _1M,
-        ),
+        "ratings": ("ratings.dat", "user item rating time", _COLONS),
+        "films": ("movies.dat", "item title genres", _COLONS),
+        "users": ("users.dat", "user gender age occupation zip_code", _COLONS),
     },
     "ml-latest": {
-        "ratings": (
-            "ratings.csv",
-            {"userId": "int64", "movieId": "int64", "rating": "float64", "timestamp": "int64"},
-            {},
-        ),
-        "films": ("movies.csv", {"movieId": "int64", "title": "string?", "genres": "string?"}, {}),
+        "ratings": ("ratings.csv", "userId movieId rating timestamp", {}),
+        "films": ("movies.csv", "movieId title genres", {}),
     },
 }
+_NUMBERS = ("rating", "age")
+_TEXTS = ("gender", "occupation", "zip_code", "title", "genres", "released", "on_video", "url")
+_TYPES = dict.fromkeys(_NUMBERS, "float64") | dict.fromkeys(_TEXTS, "string?")
+"""Of the columns that are no whole numbers."""
 _HOLDS = {
     "u.data, u.item, u.user": "ml-100k",
     "ratings.dat, movies.dat, users.dat": "ml-1m",
@@ -100,7 +84,10 @@ class MovieLens(DataSource):
         folder = SourceFolder(root, _HOLDS)
         found = [name for name, layout in _LAYOUTS.items() if folder.has(layout["ratings"][0])]
         tables = _LAYOUTS[found[0] if found else "ml-latest"]  # where nothing is found, the error lists all layouts
-        self._tables = {name: folder.table(file, columns, **form) for name, (file, columns, form) in tables.items()}
+        self._tables = {
+            name: folder.table(file, {column: _TYPES.get(column, "int64") for column in columns.split(" ")}, **form)
+            for name, (file, columns, form) in tables.items()
+        }
         self._posters = folder.pictures(posters, self._names, "posters") if posters is not None else None
         self._liked_from, self._only_liked = liked_from, only_liked
         user = {"age": SourceColumn("number")} | {
@@ -108,10 +95,16 @@ class MovieLens(DataSource):
         }
         item = {"title": SourceColumn("id"), "year": SourceColumn("id"), "genres": SourceColumn("ids")}
         self.columns = SourceColumns(user=user if "users" in self._tables else {}, item=item)
-        self.fingerprint = joined_fingerprint(["movielens", _VERSION, tables, liked_from, only_liked, posters is None])
+        self.fingerprint = joined_fingerprint(
+            ["movielens", _VERSION, *tables.values(), liked_from, only_liked, posters is None]
+        )
         self.pieces = {"ratings": self._tables["ratings"].fingerprint}
+
+    @cached_property
+    def snapshot(self) -> str:
+        """Of the films, the users and the list of posters."""
         sides = [table.fingerprint for name, table in self._tables.items() if name != "ratings"]
-        self.snapshot = joined_fingerprint([*sides, self._posters.fingerprint if self._posters else ""])
+        return joined_fingerprint([*sides, self._posters.fingerprint if self._posters else ""])
 
     def impressions(self, piece: str) -> Iterator[pa.RecordBatch]:
         """Yields every rating, or those of liked films."""

@@ -1,0 +1,75 @@
+"""docs/plugins/data_sources.md, block by block, on a market of made-up bikes."""
+
+import ast
+import re
+import runpy
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from little_shop import picture
+from test_markdown import BLOCK
+
+from dicm_kit import DicmError, cli
+from dicm_kit.testing.plan import plan
+
+PAGE = (Path(__file__).parents[2] / "docs/plugins/data_sources.md").read_text()
+FIRST = 1_714_521_600_000  # 2024-05-01 in milliseconds
+
+
+@pytest.fixture
+def market(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the data as the page describes them and with its files, as the current one."""
+    draw, folder = np.random.default_rng(0), tmp_path / "bikes"
+    (folder / "photos").mkdir(parents=True)
+    bikes = range(4700, 4720)
+    visits = []
+    for _ in range(400):
+        time, contacted = FIRST + int(draw.integers(4 * 86_400_000)), int(draw.random() < 0.4)
+        visits.append(f"v{draw.integers(20)}\t{draw.choice(bikes)}\t{time}\t{contacted}")
+    (folder / "visits.txt").write_text("\n".join(visits) + "\n")
+    rows = [f"{bike};{'Müsing' if bike % 3 else ''};gravel;{300 + bike % 7 * 100}" for bike in bikes]
+    (folder / "bikes.csv").write_bytes("\n".join(["bike;brand;kind;price", *rows, ""]).encode("latin-1"))
+    for bike in bikes[:-2]:
+        (folder / f"photos/{bike}.png").write_bytes(picture(bike % 250))
+    for match in BLOCK.finditer(PAGE):
+        if said := re.findall(r"Save it as `([\w.]+)`", PAGE[: match.start()].rsplit("```", 1)[-1]):
+            (tmp_path / said[-1]).write_text(match[2])
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_its_commands_in_order(market: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sorted(path.name for path in market.glob("*.*")) == ["bikes.py", "bikes.yaml", "test_bikes.py"]
+    commands = [line for kind, block in BLOCK.findall(PAGE) if kind == "bash" for line in block.splitlines()]
+    assert [line.split()[1] for line in commands] == ["check", "check", "prepare", "run"]
+    for line in commands:
+        assert cli.main(shlex.split(line)[1:]) == 0, capsys.readouterr()
+    assert (market / "runs/bikes/test.json").is_file()
+    assert "brand Müsing" in (market / "data/bikes/audit.txt").read_text()
+
+
+def test_its_contract_holds(market: Path) -> None:
+    (contract,) = (
+        each for name, each in runpy.run_path(str(market / "test_bikes.py")).items() if name.startswith("Test")
+    )
+    outcomes = [(item.id, item.judge()) for item in plan("data_source", contract.component, configs=contract.configs)]
+    assert len(outcomes) >= 4
+    assert [(name, outcome.text) for name, outcome in outcomes if outcome.state == "failed"] == []
+
+
+def test_a_wrong_line_is_named(market: Path) -> None:
+    path = market / "bikes/visits.txt"
+    path.write_text(path.read_text() + "v3\t4701\tyesterday\t1\n")
+    source = runpy.run_path(str(market / "bikes.py"))
+    made = source["build"](source["BikesConfig"](root="bikes"))
+    with pytest.raises(DicmError, match=r"visits.txt:401: `milliseconds` is no whole number: 'yesterday'"):
+        list(made.impressions("visits.txt"))
+
+
+def test_it_is_short() -> None:
+    """The number that the project promises: a source for a dataset that nobody prepared before, under 120 lines."""
+    code = next(block for kind, block in BLOCK.findall(PAGE) if kind == "python")
+    ast.parse(code)
+    assert len([line for line in code.splitlines() if line.strip()]) < 120
