@@ -1,13 +1,14 @@
 # make demo    installs, then trains the id-only baseline, DICM and the attribute-fed model on a made-up shop: one table
 # make test    installs, then runs the test suite
 # make lint    ruff, mypy, import contracts
+# make docs    the documentation as a site, in site/index.html; fails on dead links
 
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 DEMO   := recipes/quickstart/baseline.yaml recipes/quickstart/dicm.yaml recipes/quickstart/attributes.yaml
 
-.PHONY: demo test lint install clean
+.PHONY: demo test lint docs install clean
 
 install: $(VENV)/.installed
 
@@ -15,7 +16,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "$(PYTHON) is older than 3.11; name a newer one: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' -e plugins/example_aggregator
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs]' -e plugins/example_aggregator
 	touch $@
 
 demo: install
@@ -30,5 +31,8 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 clean:
-	rm -rf $(VENV) data runs
+	rm -rf $(VENV) data runs site
