@@ -33,9 +33,9 @@ class Recency(InterestAggregator):
     ) -> Interest:
         """Returns the mean; zeros for an empty history."""
         vectors_BLD = torch.cat([history[name] for name in self.values], dim=-1)
-        weight_BL = 0.5 ** (history["age"].squeeze(-1) / self.half_life) * mask_BL
+        # Empty slots may hold anything, NaN too, and 0 * NaN is NaN: they are selected away, not multiplied.
+        weight_BL = (0.5 ** (history["age"].squeeze(-1) / self.half_life)).masked_fill(~mask_BL, 0)
         weight_BL = weight_BL / weight_BL.sum(1, keepdim=True).clamp_min(1e-6)  # an empty history divides by no zero
-        # Empty slots may hold anything, NaN too, and 0 * NaN is NaN.
         vectors_BLD = vectors_BLD.masked_fill(~mask_BL.unsqueeze(-1), 0)
         vector_BD = torch.einsum("bl,bld->bd", weight_BL.to(vectors_BLD.dtype), vectors_BLD)
         return Interest(vector_BD, weight_BL.unsqueeze(1) if need_weights else None)

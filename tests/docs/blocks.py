@@ -1,6 +1,7 @@
 """The code blocks of all Markdown pages: what each is, how it is tried, what a page's commands print.
 
-A fence says what its block is, and `title="shop.yaml"` behind the language that it is saved under this name:
+A fence says what its block is, and `title="shop.yaml"` behind the language that it is saved under this name; of a Python file
+that was saved before, the definitions of the same names are replaced and new ones are put behind them:
 
 | block | how it is tried |
 | --- | --- |
@@ -21,6 +22,7 @@ A comment above a block says what cannot be seen from the block itself:
 <!-- block: not run; it needs SLURM -->      why it is not run; tests/golden/docs_not_run.txt lists all of these
 """
 
+import ast
 import re
 import shlex
 from dataclasses import dataclass
@@ -88,8 +90,59 @@ def blocks(page: Path) -> list[Block]:
 
 
 def saved_files(page: Path) -> dict[str, str]:
-    """Returns the files that a page lets be saved: the last block of each title."""
-    return {block.title: block.text for block in blocks(page) if block.title}
+    """Returns the files that a page lets be saved, as they are at its end."""
+    files: dict[str, str] = {}
+    for block in blocks(page):
+        save(files, block)
+    return files
+
+
+def save(files: dict[str, str], block: Block) -> None:
+    """Puts a block with a title among the files."""
+    if block.title:
+        grows = block.language == "python" and block.title in files
+        files[block.title] = grown(files[block.title], block.text) if grows else block.text
+
+
+def grown(old: str, new: str) -> str:
+    """Returns the old file with the definitions of the new text in the place of those of the same names."""
+    lines, added = old.splitlines(), []
+    here = {name: span for name, span, _ in _definitions(old)}
+    replaced = {name: text for name, _, text in _definitions(new)}
+    for name, (first, last) in sorted(here.items(), key=lambda each: -each[1][0]):
+        if name in replaced:
+            lines[first - 1 : last] = replaced.pop(name).splitlines()
+    for name, text in replaced.items():
+        if name.startswith(("import ", "from ")):
+            lines[_after_docstring(lines) : _after_docstring(lines)] = text.splitlines()
+        else:
+            added += ["", "", *text.splitlines()]
+    return "\n".join([*lines, *added]) + "\n"
+
+
+def _definitions(text: str) -> list[tuple[str, tuple[int, int], str]]:
+    """Returns name, first and last line, and text of what a file defines; `from x import ...` is called `from x`."""
+    found = []
+    for node in ast.parse(text).body:
+        match node:
+            case ast.ClassDef() | ast.FunctionDef():
+                name, first = node.name, min([node.lineno, *(each.lineno for each in node.decorator_list)])
+            case ast.Assign(targets=[ast.Name(id=name)]):
+                first = node.lineno
+            case ast.ImportFrom():
+                name, first = f"from {node.module}", node.lineno
+            case ast.Import():
+                name, first = f"import {node.names[0].name}", node.lineno
+            case _:
+                continue
+        last = node.end_lineno or first
+        found.append((name, (first, last), "\n".join(text.splitlines()[first - 1 : last])))
+    return found
+
+
+def _after_docstring(lines: list[str]) -> int:
+    first = ast.parse("\n".join(lines)).body[0]
+    return (first.end_lineno or 0) + 1 if isinstance(first, ast.Expr) else 0
 
 
 def command_lines(text: str) -> list[list[str]]:
