@@ -41,6 +41,7 @@ def weights_only_when_asked(setting: AggregatorSetting) -> None:
 def weights_are_zero_in_empty_slots(setting: AggregatorSetting) -> None:
     """An empty slot weighs exactly 0, in an empty history too."""
     inputs = setting.inputs()
+    inputs.mask_BL[3] = False
     weights = setting.run(setting.build(), inputs, need_weights=True).get("weights")
     if weights is None:
         raise DoesNotApply("it gives no weights")
@@ -118,10 +119,9 @@ def gradient_reaches_the_history(setting: AggregatorSetting) -> None:
     vector = setting.run(module, inputs)["vector"]
     if vector.requires_grad:
         vector.pow(2).sum().backward()
-    filled = inputs.mask_BL.any(1)
     for name in setting.shapes.values:
         grad = inputs.history[name].grad
-        if grad is None or not bool((grad[filled].flatten(1) != 0).any(1).all()):
+        if grad is None or not bool((grad.flatten(1) != 0).any(1).all()):
             raise Failed(
                 f"no gradient reaches the history's `{name}` (`detach()`? `no_grad()`? not read?): what encodes it"
                 " would never be trained"
@@ -169,8 +169,6 @@ def shorter_histories_work(setting: AggregatorSetting) -> None:
     module, longest = setting.build(), setting.shapes.max_length
     short = setting.inputs(length=3)
     expected = setting.run(module, short)["vector"]
-    if expected.shape[1] != module.out_dim:
-        raise Failed(f"with L = 3 the vector is {expected.shape[1]} wide, not `out_dim`, {module.out_dim}")
     missing = longest - 3
     padded = Histories(
         short.query,

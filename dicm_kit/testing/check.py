@@ -40,20 +40,22 @@ class Check:
     run: CheckFunction
     once: bool
     """True: for the component, with its first config; else for each config."""
+    compares: bool
+    """True: it compares outputs, which says nothing where the same input does not give the same output."""
 
 
 CHECKS: dict[str, Check] = {}
 """Every check by id, in the order in which they run."""
 
 
-def check(*kinds: str, once: bool = False) -> Callable[[CheckFunction], CheckFunction]:
+def check(*kinds: str, once: bool = False, compares: bool = True) -> Callable[[CheckFunction], CheckFunction]:
     """Registers a function as a check of these kinds."""
 
     def registered(function: CheckFunction) -> CheckFunction:
         name = function.__name__
         assert name not in CHECKS, f"two checks are called {name}"
         CHECKS[name] = Check(
-            name, " ".join((inspect.getdoc(function) or "").split("\n\n")[0].split()), kinds, function, once
+            name, " ".join((inspect.getdoc(function) or "").split("\n\n")[0].split()), kinds, function, once, compares
         )
         return function
 
@@ -84,6 +86,8 @@ def judged(check: Check, settings: list[Any]) -> Outcome:
     for setting in settings:
         where = f" ({setting.name})" if setting.name else ""
         try:
+            if check.compares and not setting.repeats:
+                raise DoesNotApply("the same input gives another output; see `eval_is_deterministic`")
             check.run(setting)
         except Failed as failed:
             return Outcome("failed", f"{failed}{where}")

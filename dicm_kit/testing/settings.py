@@ -63,10 +63,12 @@ class AggregatorSetting(Setting[Histories]):
     shapes: HistoryShapes
 
     def inputs(self, rows: int = 5, seed: int = 1, length: int = 6) -> Histories:
-        """Returns histories of all lengths, the first full, the fourth empty, with a gap in the others; what stands in
-        empty slots is as random as the rest."""
+        """Returns histories of all lengths but 0, the first full, some with a gap; what stands in empty slots is as
+        random as the rest."""
         g = torch.Generator().manual_seed(seed)
-        filled_B = torch.tensor([length, length // 2, 2, 0, length - 1]).repeat(rows // 5 + 1)[:rows]
+        filled_B = torch.tensor([length, max(length // 2, 1), min(length, 2), 1, max(length - 1, 1)]).repeat(
+            rows // 5 + 1
+        )[:rows]
         mask_BL = torch.arange(length) < filled_B.unsqueeze(1)
         mask_BL[1::4, 1:2] = False  # a click without a picture
         history = {name: torch.randn(rows, length, width, generator=g) for name, width in self.shapes.history.items()}
@@ -114,7 +116,7 @@ class EncoderSetting(Setting[Any]):
     shapes: ColumnShape
 
     def inputs(self, rows: int = 5, seed: int = 1) -> Any:
-        """Returns a column [rows], with the unknown id, the largest, and one that stands there twice."""
+        """Returns a column [rows] of ordinary values; extreme ids and empty rows are for their own checks."""
         return self.column((rows,), seed)
 
     def column(self, shape: tuple[int, ...], seed: int = 1) -> Any:
@@ -125,12 +127,10 @@ class EncoderSetting(Setting[Any]):
             return torch.randn(shape, generator=g) * 3
         if self.shapes.kind == "hash":
             return torch.randint(-(2**62), 2**62, shape, generator=g)
-        ids = torch.randint(0, NUM_IDS, (count,) if self.shapes.kind == "id" else (3 * count,), generator=g)
-        ids[:2], ids[2:3], ids[3:4] = ids[:1].clone(), 0, NUM_IDS - 1
+        ids = torch.randint(1, NUM_IDS - 1, (count,) if self.shapes.kind == "id" else (3 * count,), generator=g)
         if self.shapes.kind == "id":
             return ids.view(shape)
-        lengths = torch.randint(0, 4, (count,), generator=g)
-        lengths[:2] = 2
+        lengths = torch.randint(1, 4, (count,), generator=g)
         return bag(list(torch.split(ids[: int(lengths.sum())], lengths.tolist())), shape)
 
     def run(self, module: Any, inputs: Any) -> dict[str, Tensor]:
@@ -307,6 +307,8 @@ class SourceSetting(Setting[Any]):
     def inputs(self, rows: int = 5, seed: int = 1) -> Any:
         """Is not asked for."""
         raise AssertionError("a data source takes no inputs")
+
+    repeats = True  # its own checks tell
 
     def mixed(self, ours: Any, theirs: Any, rows: Tensor) -> Any:
         """Is not asked for."""

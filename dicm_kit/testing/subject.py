@@ -19,7 +19,7 @@ from dicm_kit.interfaces import Component
 from dicm_kit.registry import KINDS
 from dicm_kit.testing.check import Failed
 from dicm_kit.testing.given import config_of
-from dicm_kit.testing.tensors import mapped
+from dicm_kit.testing.tensors import copied, mapped, same
 
 Inputs = TypeVar("Inputs")
 
@@ -146,6 +146,16 @@ class Setting(ABC, Generic[Inputs]):
     def part(self, inputs: Inputs, first: int, end: int) -> Inputs:
         """Returns the examples `first` to `end` alone."""
         return cast(Inputs, mapped(inputs, lambda each: each[first:end]))
+
+    @cached_property
+    def repeats(self) -> bool:
+        """Whether the same input gives the same output; also True where it gives none, which other checks tell."""
+        try:
+            module, inputs = self.build(), self.inputs()
+            first = copied(self.run(module, inputs))
+            return same(first, self.run(module, inputs))
+        except Exception:
+            return True
 
     def inputs_for(self, module: Any) -> Inputs:
         """Returns what this very component is called with; of a backbone, pixels that its transform made."""
