@@ -50,7 +50,8 @@ memory, `whole_file.py` files that are there whole or not at all.
 `testing/registered.py` with every config (`testing/given.py`); a check (`testing/check.py`) looks at a
 `testing/subject.py` in the settings of `testing/settings.py`, with the help of `testing/tensors.py`; they are
 `testing/every.py`, `testing/modules.py`, `testing/aggregators.py`, `testing/encoders.py`, `testing/backbones.py`,
-`testing/base_nets.py`, `testing/data_sources.py`.
+`testing/base_nets.py`, `testing/data_sources.py`. What they start from, `scaffold/new_plugin.py` writes, with data from
+`scaffold/fixture.py`.
 """
 
 from importlib import import_module

@@ -299,6 +299,26 @@ def _check_plugin(name: str, overrides: Sequence[str], timeout: float) -> int:
     return 0 if check_plugin(name, overrides, timeout, partial(print, flush=True)) else 1
 
 
+# --- new ---
+
+
+def _new_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("what")
+    parser.add_argument("name")
+    parser.add_argument("--kind", action="append", default=[])
+    parser.add_argument("--name", dest="component")
+    parser.add_argument("--out")
+
+
+def _new(options: argparse.Namespace) -> None:
+    if options.what != "plugin":
+        todo = "Write `dicm new plugin NAME --kind KIND`."
+        raise RecipeError(f"there is no new `{options.what}` to be had", where="command line", todo=todo)
+    from dicm_kit.scaffold.new_plugin import new_plugin
+
+    print(new_plugin(options.name, options.kind, options.component, Path(options.out) if options.out else None))
+
+
 # --- ls, explain, plugins ---
 
 
@@ -383,6 +403,7 @@ COMMANDS = {
     "explain": Command(*PAGES["explain"], _explain_arguments, _explain),
     "cp": Command(*PAGES["cp"], _cp_arguments, _cp),
     "plugins": Command(*PAGES["plugins"], _no_arguments, _plugins),
+    "new": Command(*PAGES["new"], _new_arguments, _new),
     "prepare": Command(*PAGES["prepare"], _recipe_arguments, _prepare),
     "extract": Command(*PAGES["extract"], _recipe_arguments, _extract),
     "test": Command(*PAGES["test"], _test_arguments, _test),

@@ -147,6 +147,32 @@ Examples:
 Next: dicm ls
 """,
     ),
+    "new": (
+        "write a plugin to start from: code, tests, recipe, comparison",
+        """
+Usage: dicm new plugin NAME --kind KIND [--name COMPONENT] [--out DIR]
+
+Writes a plugin with one small component that works as it is: an installable distribution with the module, its tests, a
+recipe that trains with it, and a comparison with what dicm_kit has. Put your own formula in the place of the small one;
+comments in the module say where. A guide: docs/plugins/writing_a_plugin.md.
+
+  NAME         the distribution's name, such as dicm-my-interest; its module is then dicm_my_interest
+  --kind KIND  aggregator   a user's clicks -> one vector            (here: a weighted mean, gated and by age)
+               encoder      values of a column -> vectors            (a number as a piecewise linear curve)
+               backbone     a picture -> a vector                    (its colours, cell by cell)
+               base_net     all vectors -> the logit of a click      (cross layers)
+               data_source  logs and pictures -> streams             (a folder with two CSV files and pictures)
+  --name NAME  what recipes call the component; default: after the distribution, my_interest
+  --out DIR    the folder to write; default: ./NAME. It must be new or empty
+  --traceback  show where an error comes from
+
+Examples:
+  dicm new plugin dicm-my-interest --kind aggregator
+  dicm new plugin dicm-my-shop --kind data_source --name shop_export --out plugins/my_shop
+
+Next: dicm check ./MODULE.py
+""",
+    ),
     "prepare": (
         "make the dataset folder of a recipe",
         """
