@@ -8,7 +8,7 @@ from dicm_kit.data.audit import audit
 from dicm_kit.data.collate import ColumnsUsed
 from dicm_kit.data.datamodule import CtrDataModule
 from dicm_kit.data.dataset import Dataset
-from dicm_kit.data.options import GroupOptions, HistoryOptions, PrepareOptions, SplitOptions
+from dicm_kit.data.options import GroupOptions, HistoryOptions, NegativeOptions, PrepareOptions, SplitOptions
 from dicm_kit.data.prepare import prepare
 from dicm_kit.errors import DicmError
 from dicm_kit.testing.check import Failed, check
@@ -38,7 +38,8 @@ def makes_a_dataset(setting: SourceSetting) -> None:
 
 
 def options_for(source: Any) -> PrepareOptions:
-    """Returns options that fit a tiny log: by its own `split`, by whole days where there are three, else by user."""
+    """Returns options that fit a tiny log: by its own `split`, by whole days where there are three, else by user; with
+    negatives drawn where it has positives only."""
     found = [row for piece in source.pieces for row in rows(source.impressions(piece))]
     days = {row["time"] // 86_400 for row in found if isinstance(row.get("time"), int)}
     if found and "split" in found[0]:
@@ -47,8 +48,14 @@ def options_for(source: Any) -> PrepareOptions:
         split = SplitOptions(by="time", test=1, validation=1)
     else:
         split = SplitOptions(by="user_order", test=1, validation=0)
+    drawn = NegativeOptions(per_positive=1, alive="always") if {row.get("label") for row in found} == {1} else None
     return PrepareOptions(
-        group=GroupOptions(by="event"), history=HistoryOptions(max_length=8), split=split, lanes=2, partitions=2
+        group=GroupOptions(by="event"),
+        history=HistoryOptions(max_length=8),
+        split=split,
+        negatives=drawn,
+        lanes=2,
+        partitions=2,
     )
 
 

@@ -136,4 +136,6 @@ def build(config: MicroLensConfig, shapes: None = None) -> MicroLens:
 @hookimpl
 def dicm_data_sources() -> list[Component[DataSource]]:
     """Returns the data source of this plugin."""
-    return [Component(name="microlens", config=MicroLensConfig, build=build, paper="arXiv:2309.15379")]
+    no_effect = {"covers": "names a folder that need not be there"}
+    paper = "arXiv:2309.15379"
+    return [Component(name="microlens", config=MicroLensConfig, build=build, paper=paper, no_effect=no_effect)]

@@ -134,7 +134,8 @@ class MovieLens(DataSource):
 
     def users(self) -> Iterator[pa.RecordBatch]:
         """Yields every user; none where the folder says nothing of them."""
-        return self._tables["users"].batches() if "users" in self._tables else iter(())
+        if "users" in self._tables:
+            yield from (batch.drop_columns("row") for batch in self._tables["users"].batches())
 
     def pictures(self, have: Container[str]) -> Iterator[tuple[str, bytes | str]]:
         """Yields the posters of films."""
@@ -165,4 +166,6 @@ def build(config: MovieLensConfig, shapes: None = None) -> MovieLens:
 @hookimpl
 def dicm_data_sources() -> list[Component[DataSource]]:
     """Returns the data source of this plugin."""
-    return [Component(name="movielens", config=MovieLensConfig, build=build, paper="Harper and Konstan 2015")]
+    no_effect = {"posters": "names a folder of the user's own, which the dataset does not have"}
+    paper = "Harper and Konstan 2015"
+    return [Component(name="movielens", config=MovieLensConfig, build=build, paper=paper, no_effect=no_effect)]

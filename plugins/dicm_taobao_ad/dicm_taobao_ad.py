@@ -186,4 +186,8 @@ def build(config: TaobaoAdConfig, shapes: None = None) -> TaobaoAd:
 @hookimpl
 def dicm_data_sources() -> list[Component[DataSource]]:
     """Returns the data source of this plugin."""
-    return [Component(name="taobao_ad", config=TaobaoAdConfig, build=build)]
+    no_effect = {
+        "pictures": "names a folder of the user's own, which the dataset does not have",
+        "behavior": "needs behavior_log.csv, which need not be there",
+    }
+    return [Component(name="taobao_ad", config=TaobaoAdConfig, build=build, no_effect=no_effect)]

@@ -1,20 +1,23 @@
-"""docs/plugins/data_sources.md, block by block, on a market of made-up bikes."""
+"""docs/plugins/data_sources.md, block by block, on a market of made-up bikes; recipes in the plugins' README.md."""
 
 import ast
-import re
 import runpy
-import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
+from blocks import blocks, command_lines, saved_files
 from little_shop import picture
-from test_markdown import BLOCK
 
 from dicm_kit import DicmError, cli
+from dicm_kit.recipe.build import rehearse
+from dicm_kit.recipe.load import load
 from dicm_kit.testing.plan import plan
 
-PAGE = (Path(__file__).parents[2] / "docs/plugins/data_sources.md").read_text()
+REPOSITORY = Path(__file__).parents[2]
+PAGE = REPOSITORY / "docs/plugins/data_sources.md"
+TRIED_ON = {"dicm_movielens": "ml-1m", "dicm_hm": ".", "dicm_microlens": "MicroLens-50k", "dicm_taobao_ad": "."}
 FIRST = 1_714_521_600_000  # 2024-05-01 in milliseconds
 
 
@@ -33,19 +36,18 @@ def market(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "bikes.csv").write_bytes("\n".join(["bike;brand;kind;price", *rows, ""]).encode("latin-1"))
     for bike in bikes[:-2]:
         (folder / f"photos/{bike}.png").write_bytes(picture(bike % 250))
-    for match in BLOCK.finditer(PAGE):
-        if said := re.findall(r"Save it as `([\w.]+)`", PAGE[: match.start()].rsplit("```", 1)[-1]):
-            (tmp_path / said[-1]).write_text(match[2])
+    for name, text in saved_files(PAGE).items():
+        (tmp_path / name).write_text(text)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def test_its_commands_in_order(market: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_its_commands_in_order(market: Path) -> None:
     assert sorted(path.name for path in market.glob("*.*")) == ["bikes.py", "bikes.yaml", "test_bikes.py"]
-    commands = [line for kind, block in BLOCK.findall(PAGE) if kind == "bash" for line in block.splitlines()]
-    assert [line.split()[1] for line in commands] == ["check", "check", "prepare", "run"]
-    for line in commands:
-        assert cli.main(shlex.split(line)[1:]) == 0, capsys.readouterr()
+    commands = [words for block in blocks(PAGE) if block.language == "bash" for words in command_lines(block.text)]
+    assert [words[1] for words in commands] == ["check", "check", "prepare", "run"]
+    for words in commands:
+        assert cli.main(words[1:]) == 0
     assert (market / "runs/bikes/test.json").is_file()
     assert "brand Müsing" in (market / "data/bikes/audit.txt").read_text()
 
@@ -70,6 +72,21 @@ def test_a_wrong_line_is_named(market: Path) -> None:
 
 def test_it_is_short() -> None:
     """The number that the project promises: a source for a dataset that nobody prepared before, under 120 lines."""
-    code = next(block for kind, block in BLOCK.findall(PAGE) if kind == "python")
+    code = saved_files(PAGE)["bikes.py"]
     ast.parse(code)
-    assert len([line for line in code.splitlines() if line.strip()]) < 120
+    assert 50 < len([line for line in code.splitlines() if line.strip()]) < 120
+
+
+@pytest.mark.parametrize(("plugin", "part"), TRIED_ON.items())
+def test_what_a_readme_says_of_recipes(plugin: str, part: str, tmp_path: Path) -> None:
+    (block,) = (each for each in blocks(REPOSITORY / "plugins" / plugin / "README.md") if each.language == "yaml")
+    said, text = yaml.safe_load(block.text), (REPOSITORY / "plugins" / plugin / "recipe.yaml").read_text()
+    assert said["plugins"] == [plugin.replace("_", "-")]
+    recipe = yaml.safe_load(text.replace("???", "none"))
+    recipe |= {
+        "plugins": [str(REPOSITORY / "plugins" / plugin / f"{plugin}.py")],
+        "data": recipe["data"] | said["data"],
+    }
+    recipe["data"]["root"] = str(REPOSITORY / "plugins" / plugin / "tests/fixture" / part)
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    rehearse(load(tmp_path / "recipe.yaml"))

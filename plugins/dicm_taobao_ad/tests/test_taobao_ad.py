@@ -26,7 +26,7 @@ FIRST = 1_494_000_000  # 2017-05-06 00:00 in China
 
 class TestTaobaoAd(DataSourceContract):
     component = dicm_data_sources()[0]
-    configs = ({"root": str(FIXTURE)}, {"root": str(FIXTURE), "pictures": "pictures", "behavior": True})
+    configs = ({"root": str(FIXTURE), "pictures": "pictures", "behavior": True},)
 
 
 def rows(stream: Any) -> list[dict[str, Any]]:
@@ -92,26 +92,17 @@ def test_pictures_are_those_that_the_user_brings() -> None:
     assert list(source().pictures(())) == []
 
 
-def call(command: str, recipe: Path, **more: Any) -> None:
-    data = {"root": FIXTURE, "lanes": 2, "partitions": 2, "min_count": 1}
-    keys = {f"data.{key}": value for key, value in data.items()} | {"batch_size": 64, "trainer.accelerator": "cpu"}
-    assert cli.main([command, str(recipe), *(f"{key}={value}" for key, value in (keys | more).items())]) == 0
-
-
 def test_a_run_with_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    data = {"root": FIXTURE, "lanes": 2, "partitions": 2, "min_count": 1}
+    keys = {f"data.{key}": value for key, value in data.items()} | {"batch_size": 64, "trainer.accelerator": "cpu"}
     backbone = {"model": "resnet10t", "weights": "none", "layer": "layer1", "image_size": 16}
-    call("run", RECIPE, **{f"images.backbone.{key}": value for key, value in backbone.items()})
+    keys |= {f"images.backbone.{key}": value for key, value in backbone.items()}
+    assert cli.main(["run", str(RECIPE), *(f"{key}={value}" for key, value in keys.items())]) == 0
     assert "test" in json.loads((tmp_path / "runs/taobao_ad/test.json").read_text())
     made = Dataset.open(tmp_path / "data/taobao_ad")
     assert [split.impressions for split in made.splits.values()] == [198, 33, 33]
     assert made.num_pictures == 15
-
-
-def test_the_baseline_prepares_counts_of_behaviour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    call("prepare", RECIPE.parent / "baseline.yaml", **{"data.behavior": "true"})
-    assert set(Dataset.open(tmp_path / "data/taobao_ad-ids").user) >= {"pv", "buy", "age_level"}
 
 
 LOG, ADS, USERS, ACTS = "raw_sample.csv", "ad_feature.csv", "user_profile.csv", "behavior_log.csv"
