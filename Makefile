@@ -6,7 +6,9 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-PLUGINS := example_aggregator dicm_movielens dicm_hm dicm_microlens dicm_taobao_ad
+# Installed beside dicm_kit, so that recipes can list them by name. They run as files, too.
+PLUGINS := example_aggregator dicm_movielens dicm_hm dicm_microlens dicm_taobao_ad \
+	dicm_simtier dicm_muse dicm_target_attention dicm_search
 DEMO   := recipes/quickstart/baseline.yaml recipes/quickstart/dicm.yaml recipes/quickstart/attributes.yaml
 
 .PHONY: demo test lint docs install clean

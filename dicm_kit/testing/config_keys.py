@@ -3,7 +3,7 @@
 import copy
 import types
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -110,9 +110,9 @@ def _guesses(annotation: Any, value: Any) -> Iterator[Any]:
         yield from _SAMPLES[float] if value is None else (2 * value, value / 2, value + 0.1, 0.5, 1.0, 3.0, 0.0)
     elif is_dataclass(annotation) and isinstance(annotation, type):
         if value is not None:
-            for each in fields(value):
-                for other in _guesses(keys_of(annotation)[each.name].type, getattr(value, each.name)):
-                    yield replace(copy.deepcopy(value), **{each.name: other})
+            for name, key in keys_of(annotation).items():
+                for other in _guesses(key.type, getattr(value, name)):
+                    yield replace(copy.deepcopy(value), **{name: other})
     elif origin is dict and value:
         yield {}
 
