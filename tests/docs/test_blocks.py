@@ -20,7 +20,25 @@ from dicm_kit.recipe.comparison import load_comparison
 from dicm_kit.recipe.load import load
 
 BLOCKS = [block for page in PAGES for block in blocks(page)]
-SHELL = {".", "[", "cat", "cd", "column", "export", "find", "grep", "head", "if", "ls", "mkdir", "rm", "then", "fi", "git", "source"}
+SHELL = {
+    ".",
+    "[",
+    "cat",
+    "cd",
+    "column",
+    "export",
+    "find",
+    "grep",
+    "head",
+    "if",
+    "ls",
+    "mkdir",
+    "rm",
+    "then",
+    "fi",
+    "git",
+    "source",
+}
 """Words of the shell that a page may use beside dicm's commands; what follows them is not looked at."""
 
 

@@ -53,7 +53,8 @@ def test_the_aggregator_ends_as_the_example_plugin() -> None:
     page = saved_files(REPOSITORY / "docs/tutorial/first_aggregator.md")["my_aggregator.py"]
     example = (REPOSITORY / "plugins/example_aggregator/dicm_example_aggregator.py").read_text()
     assert [ast.unparse(node) for node in ast.parse(page).body[1:]] == [
-        ast.unparse(node) for node in ast.parse(example).body[1:]  # [0]: what the file says of itself
+        ast.unparse(node)
+        for node in ast.parse(example).body[1:]  # [0]: what the file says of itself
     ]
 
 
