@@ -1,7 +1,8 @@
 """The code blocks of all Markdown pages: what each is, how it is tried, what a page's commands print.
 
 A fence says what its block is, and `title="shop.yaml"` behind the language that it is saved under this name; of a Python file
-that was saved before, the definitions of the same names are replaced and new ones are put behind them:
+that was saved before, the definitions of the same names are replaced and new ones are put behind them, unless the block is a
+whole file and begins with its docstring:
 
 | block | how it is tried |
 | --- | --- |
@@ -105,7 +106,12 @@ def save(files: dict[str, str], block: Block) -> None:
 
 
 def grown(old: str, new: str) -> str:
-    """Returns the old file with the definitions of the new text in the place of those of the same names."""
+    """Returns the old file with the definitions of the new text in the place of those of the same names.
+
+    A text that begins with a docstring is the whole file.
+    """
+    if ast.get_docstring(ast.parse(new)):
+        return new
     lines, added = old.splitlines(), []
     here = {name: span for name, span, _ in _definitions(old)}
     replaced = {name: text for name, _, text in _definitions(new)}

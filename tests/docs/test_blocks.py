@@ -48,7 +48,7 @@ def of(language: str, keep: Callable[[Block], bool] = lambda block: True) -> lis
 
 
 def pages_with(language: str) -> list[Path]:
-    return [page for page in PAGES if any(block.language == language and block.is_run for block in blocks(page))]
+    return [page for page in PAGES if any(block.language == language for block in blocks(page))]
 
 
 def test_every_block_says_what_it_is(golden: Callable[[str, str], None]) -> None:
@@ -160,12 +160,12 @@ def merged(recipe: dict[str, Any], keys: dict[str, Any], plugin: str) -> dict[st
 
 @pytest.mark.parametrize("page", pages_with("bash"), ids=name_of)
 def test_commands_are_such_as_there_are(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parsed, not run: that is test_tutorial.py's."""
+    """Parsed, those that are marked as not run, too; running is test_tutorial.py's."""
     monkeypatch.chdir(tmp_path)
     for name in ("recipes", "plugins", "tests"):
         (tmp_path / name).symlink_to(REPOSITORY / name)
     for block in blocks(page):
-        if block.language == "bash" and block.is_run:
+        if block.language == "bash":
             beside(tmp_path, block)
             for words in command_lines(block.text):
                 try:

@@ -4,7 +4,6 @@ In a page's folder `recipes` and `plugins` are the repository's; `data` and `run
 """
 
 import ast
-import io
 import os
 import re
 import shlex
@@ -13,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import pytest
 from blocks import REPOSITORY, Block, agrees, blocks, command_lines, name_of, save, saved_files
@@ -69,10 +69,10 @@ def run(block: Block) -> tuple[str, int]:
     said, code = "", 0
     for words in command_lines(block.text):
         if words[0] in ("dicm", "lightning"):
-            out = io.StringIO()
-            with redirect_stdout(out), redirect_stderr(out):
+            with TemporaryFile("w+") as out, redirect_stdout(out), redirect_stderr(out):
                 code = cli.main([*words[1:], *(ONE_THREAD if words[1] in TRAIN else [])])
-            said += out.getvalue()
+                out.seek(0)
+                said += out.read()
         else:
             ours = {"python": [sys.executable], "pytest": [sys.executable, "-m", "pytest"]}
             done = subprocess.run(
