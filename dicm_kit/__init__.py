@@ -46,12 +46,14 @@ by `memory_model.py`; `recipe/` reads recipes, `registry.py` loads plugins, `bui
 the legend of letters, `errors.py` the errors, `prelu.py` the activation, `memory.py` the allocator and the machine's
 memory, `whole_file.py` files that are there whole or not at all.
 
-`testing/` is what plugin authors import: `testing/contract.py` makes tests of `testing/plan.py`, every check of
-`testing/registered.py` with every config (`testing/given.py`); a check (`testing/check.py`) looks at a
-`testing/subject.py` in the settings of `testing/settings.py`, with the help of `testing/tensors.py`; they are
-`testing/every.py`, `testing/modules.py`, `testing/aggregators.py`, `testing/encoders.py`, `testing/backbones.py`,
-`testing/base_nets.py`, `testing/data_sources.py`. What they start from, `scaffold/new_plugin.py` writes, with data from
-`scaffold/fixture.py`.
+`testing/` is what plugin authors import: `testing/contract.py` makes tests of `testing/plan.py`, every check with every
+config (`testing/given.py`), and `testing/checking.py` does so for `dicm check`. A check (`testing/check.py`) looks at a
+`testing/subject.py` in the settings of `testing/settings.py`, with `testing/tensors.py`, `testing/trace.py`,
+`testing/elsewhere.py` and `testing/tiny_log.py`. The checks (`testing/registered.py`) are `testing/every.py`,
+`testing/quiet_import.py`, `testing/config_keys.py`; `testing/modules.py`, `testing/on_ranks.py` with the pool
+`testing/ranks.py`; `testing/aggregators.py`, `testing/encoders.py`, `testing/backbones.py`, `testing/base_nets.py`;
+`testing/data_sources.py`, `testing/source_streams.py`, `testing/prepared.py`. `testing/time_limit.py` ends what hangs.
+What a plugin starts from, `scaffold/new_plugin.py` writes, with data from `scaffold/fixture.py`.
 """
 
 from importlib import import_module

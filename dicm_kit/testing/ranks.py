@@ -1,7 +1,7 @@
 """A pool of gloo ranks that lives for the session: processes start once, functions are sent to them.
 
 Ranks meet through a file store, so no port can be taken. `run` gives every rank's result, or fails with every rank's
-traceback; after a failure the processes are replaced, since some may wait in a collective for the one that failed.
+traceback; where one gives no answer the processes are replaced, since it may wait in a collective for one that failed.
 """
 
 import atexit
@@ -21,6 +21,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+_DIED = "the process has died"
+_GRACE = 4.0  # seconds that the others have after one has failed
 TIMEOUT = 180  # seconds for one function; a collective that nobody answers gives up after half of it
 
 
@@ -67,23 +69,28 @@ class Ranks:
         failures = {rank: text for rank, (ok, text) in answers.items() if not ok}
         missing = [rank for rank in range(num_ranks) if rank not in answers]
         if failures or missing:
-            failures |= {rank: f"no answer in {self.timeout} s\n{self._stack(rank)}" for rank in missing}
-            self.close()
+            failures |= {rank: f"no answer\n{self._stack(rank)}" for rank in missing}
+            self._together = 0  # the next call has a group of its own
+            if missing or _DIED in failures.values():
+                self.close()
             told = "\n".join(f"--- rank {rank} of {num_ranks}\n{text}" for rank, text in sorted(failures.items()))
-            raise AssertionError(f"ranks without an answer in {self.timeout} s: {missing}\n{told}")
+            raise AssertionError(f"ranks without an answer: {missing or 'none'}\n{told}")
         return [answers[rank][1] for rank in range(num_ranks)]
 
     def _collect(self, num_ranks: int) -> dict[int, tuple[bool, Any]]:
         answers: dict[int, tuple[bool, Any]] = {}
         waiting = {connection: rank for rank, (_, connection) in enumerate(self._members[:num_ranks])}
-        while waiting and (ready := wait(list(waiting), timeout=self.timeout)):
+        patience = self.timeout
+        while waiting and (ready := wait(list(waiting), timeout=patience)):
             for connection in ready:
                 assert isinstance(connection, Connection)
                 rank = waiting.pop(connection)
                 try:
                     answers[rank] = pickle.loads(connection.recv_bytes())
                 except (EOFError, OSError):
-                    answers[rank] = (False, "the process has died")
+                    answers[rank] = (False, _DIED)
+                if not answers[rank][0]:
+                    patience = min(patience, _GRACE)  # the others may wait for it in a collective
         return answers
 
     def _start(self) -> None:
