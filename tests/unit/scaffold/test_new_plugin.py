@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tomllib
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -179,3 +180,13 @@ def test_the_fixture_is_the_same_each_time(made: dict[str, NewPlugin], tmp_path:
     assert len(files) > 20
     first = made["data_source"].folder
     assert all(file.read_bytes() == (first / file.relative_to(again)).read_bytes() for file in files)
+
+
+def test_every_template_is_in_the_package() -> None:
+    """A pattern that is missed is not missed in a checkout, only in a wheel."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+    package = REPOSITORY / "dicm_kit"
+    packed = {file for glob in project["tool"]["setuptools"]["package-data"]["dicm_kit"] for file in package.glob(glob)}
+    templates = {file for file in (package / "scaffold/templates").rglob("*") if file.is_file()}
+    assert len(templates) > 20
+    assert templates <= packed
