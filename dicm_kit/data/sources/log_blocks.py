@@ -42,17 +42,24 @@ def blocks(file: LogFile, size: int) -> Iterator[Block]:
                 what = "a row begins here that is longer than 64 MiB"
                 raise _unclosed(file, rest, line, quote) if quote is not None else _at(file, line, what)
             if end:
-                yield Block(_utf8(file, rest[:end]), line)
+                yield Block(_utf8(file, rest[:end], line), line)
                 line, rest = line + rest.count(b"\n", 0, end), rest[end:]
     _, quote = _end_of_rows(rest, file)
     if quote is not None:
         raise _unclosed(file, rest, line, quote)
     if rest or line == 1:
-        yield Block(_utf8(file, rest), line)
+        yield Block(_utf8(file, rest, line), line)
 
 
-def _utf8(file: LogFile, rows: bytes) -> bytes:
-    return rows if file.form is None else file.form.utf8(rows)
+def _utf8(file: LogFile, rows: bytes, line: int) -> bytes:
+    """Returns whole rows, the first in this line, in UTF-8 and with separators of one byte."""
+    if file.form is None:
+        return rows
+    try:
+        return file.form.utf8(rows)
+    except UnicodeDecodeError as error:
+        what = f"is not in {file.form.encoding}: {error.reason}"
+        raise _at(file, line + rows.count(b"\n", 0, error.start), what, "Look at which encoding it is.") from error
 
 
 def plain(file: LogFile) -> BinaryIO:

@@ -22,6 +22,7 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
 """Pictures in folders and tar files."""
 _THREADS = 4
 _AT_ONCE = 64
+_TEXT = " Where ids have zeros in front, read them as text (`items.text`, `impressions.text`)."
 _OUTSIDE = "refused: no path inside `data.root`"
 _MISSING = (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValueError)
 """There is no such picture; ValueError: no file can have such a name."""
@@ -56,7 +57,7 @@ class PicturesOfFolder:
 
     def __init__(self, root: Root, folder: str, items: Callable[[], Iterable[str]], key: str = "pictures.folder"):
         self._fs, path = root.folder(folder, key)
-        self._folder, self._items = folder, items
+        self._folder, self._items, self._key = folder, items, key
         self._listed = lambda: listing(self._fs, path, ENDINGS)
 
     @property
@@ -66,7 +67,7 @@ class PicturesOfFolder:
 
     def read(self, have: Container[str]) -> Iterator[tuple[str, bytes | str]]:
         """Yields (name, bytes) of each picture of an item that is not in `have`, once."""
-        chosen = _Chosen(self._items(), have, self._folder)
+        chosen = _Chosen(self._items(), have, self._folder, _TEXT if self._key == "pictures.folder" else "")
         paths = [path for path, _ in self._listed()]
         yield from _read(self._fs, ((stem(path), path) for path in paths if chosen.takes(stem(path))))
         chosen.raise_if_none()
@@ -95,8 +96,8 @@ class PicturesOfTars:
 class _Chosen:
     """Which pictures of a folder or tar are read: each once, and only the items'."""
 
-    def __init__(self, items: Iterable[str], have: Container[str], place: str):
-        self._items, self._have, self._place = KnownNames.of(items), have, place
+    def __init__(self, items: Iterable[str], have: Container[str], place: str, hint: str = _TEXT):
+        self._items, self._have, self._place, self._hint = KnownNames.of(items), have, place, hint
         self._seen: set[int] = set()
         self._matched = False
         self._others: list[str] = []
@@ -118,8 +119,7 @@ class _Chosen:
             raise ImageError(
                 f"no picture is named after an item; they are called {', '.join(self._others)}, ...",
                 where=self._place,
-                todo="Names are item ids as the table has them. Where ids have zeros in front, read them as text "
-                "(`items.text`, `impressions.text`).",
+                todo=f"Names are item ids as the table has them.{self._hint}",
             )
 
 

@@ -10,6 +10,7 @@ from little_shop import picture
 
 from dicm_kit import DataError, FieldError, SourceFolder, TextTable
 from dicm_kit.data.sources import log_csv
+from dicm_kit.errors import ImageError
 
 HOLDS = {"ratings.dat": "user::film::stars", "films.txt": "film|title, in latin-1"}
 PAIRS = {"user": "int64", "film": "int64", "stars": "float64?"}
@@ -44,6 +45,12 @@ def test_separators_of_several_letters_no_header_no_quotes_latin_1(tmp_path: Pat
 def test_quoted_values_hold_separators_and_line_ends(tmp_path: Path) -> None:
     made = table(tmp_path, 'user,film,title\n1,2,"a, ""b""\nc"\n3,4,d\n', {"title": "string"})
     assert [row["title"] for row in rows(made)] == ['a, "b"\nc', "d"]
+
+
+def test_a_letter_that_the_encoding_has_not(tmp_path: Path) -> None:
+    made = table(tmp_path, b"1::2::3\n1::2::\x81\n", encoding="cp1252", **_DAT)
+    with pytest.raises(DataError, match="table:2: is not in cp1252: "):
+        rows(made)
 
 
 def test_dates(tmp_path: Path) -> None:
@@ -134,6 +141,8 @@ def test_pictures_by_name_below_a_folder(tmp_path: Path) -> None:
     before = pictures.fingerprint
     (tmp_path / "images/2.jpg").write_bytes(b"x")
     assert pictures.fingerprint != before
+    with pytest.raises(ImageError, match=r"images: no picture is named after an item(.|\n)*as the table has them\.$"):
+        list(folder.pictures("images", lambda: ["9"]).read(()))
     with pytest.raises(FieldError, match="`covers`: there is no folder away"):
         folder.pictures("away", list, "covers")
 
