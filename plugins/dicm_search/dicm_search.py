@@ -137,7 +137,7 @@ def dicm_interest_aggregators() -> list[Component[InterestAggregator]]:
             paper="arXiv:2006.05639, section 3.2",
             examples=(
                 {"then": {"name": "attention"}, "k": 2},
-                {"then": {"name": "multi_query_attention"}, "k": 3, "by": "item_id", "similarity": "dot"},
+                {"then": {"name": "multi_query_attention"}, "k": 2, "by": "item_id", "similarity": "dot"},
             ),
         )
     ]
