@@ -17,6 +17,7 @@ class DicmError(Exception):
     exit_code = 1
 
     def __init__(self, what: str, *, where: str | None = None, todo: str | None = None):
+        """`what`: what is wrong; `where`: a file with its line, a key, a rank; `todo`: what the user should do."""
         self.what, self.where, self.todo = what, where, todo
         head = f"{where}: {what}" if where else what
         super().__init__(f"{head}\n\n  {todo}" if todo else head)
@@ -43,6 +44,7 @@ class FieldError(DicmError):
     exit_code = 2
 
     def __init__(self, field: str, what: str, *, todo: str | None = None):
+        """`field`: the key; `what`: what is wrong with its value ("must be above 0, got -1"); `todo`: the way out."""
         self.field = field
         super().__init__(what, where=f"`{field}`", todo=todo)
 

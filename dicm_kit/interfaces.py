@@ -54,6 +54,7 @@ class ColumnShape:
     """What a feature encoder must know of its column."""
 
     kind: Kind
+    """What it holds."""
     num_ids: int | None
     """Ids of the vocabulary, 0 (unknown) included; None for `hash` and `number` columns."""
 
@@ -78,9 +79,13 @@ class NetShapes:
     """What a base net must know: the widths of what it gets."""
 
     user: dict[str, int]
+    """Width of each user column's vector, by the column's name."""
     target: dict[str, int]
+    """Of each target column's."""
     context: dict[str, int]
+    """Of each context column's."""
     history: dict[str, int]
+    """Of each history column's."""
     image: int | None
     """Width of the target's picture vector; None when the recipe shows the net no target picture."""
     interest: dict[str, int]
@@ -156,10 +161,12 @@ class NestedAggregator:
     """
 
     kind: ClassVar[str] = "interest_aggregator"
+    """The kind of component."""
 
     name: str
     """The aggregator inside; `dicm ls interest_aggregator` lists them. Its own keys stand beside it."""
     config: Any = None
+    """Its own keys, as its config dataclass."""
 
     def bind(self, key: str, make: Callable[[Any], Any]) -> None:
         """Called where the recipe is read: `key` is the field, `make` builds the component for shapes."""
@@ -210,6 +217,7 @@ class SourceColumn:
     """A column that a data source provides."""
 
     kind: Kind
+    """What it holds."""
     vocab: str | None = None
     """Name of the vocabulary, for columns that share one; None: its own, under the column's name."""
 
@@ -219,8 +227,11 @@ class SourceColumns:
     """The feature columns of a data source's tables, beside the fixed ones of `DataSource`."""
 
     user: dict[str, SourceColumn] = field(default_factory=dict)
+    """Columns of `users`, by name; `user_id` is there by itself."""
     item: dict[str, SourceColumn] = field(default_factory=dict)
+    """Columns of `items`, by name; `item_id` and `picture` are there by themselves."""
     context: dict[str, SourceColumn] = field(default_factory=dict)
+    """Columns of `impressions` that belong to the single impression, by name."""
 
 
 class DataSource(ABC):
@@ -230,6 +241,7 @@ class DataSource(ABC):
     """
 
     columns: SourceColumns
+    """What the tables have beside the fixed columns."""
     fingerprint: str
     """Of how the tables are read; a folder prepared with another one is refused, not overwritten."""
     pieces: dict[str, str]

@@ -28,8 +28,11 @@ class Bag:
     """
 
     values: Int[Tensor, " M"]
+    """The ids of all rows, one row after the other."""
     offsets: Int[Tensor, " rows+1"]
+    """Where each row begins, and where the last one ends."""
     shape: tuple[int, ...]
+    """Shape of the rows: (N,), (G,) or (G, L)."""
 
 
 Column = Tensor | Bag
@@ -58,20 +61,25 @@ class Batch:
     group_N: Int[Tensor, " N"]
     """Which sample group (row of the G tensors) each impression belongs to."""
     user: Columns
-    """[G]"""
+    """User columns by name, [G]."""
     target: Columns
-    """[N]"""
+    """Columns of the item that is shown, [N]."""
     context: Columns
-    """[N]"""
+    """Columns of the impression, such as its hour or place, [N]."""
     history: Columns
-    """[G, L]"""
+    """Item columns of the clicks before, [G, L]."""
     mask_GL: Bool[Tensor, "G L"]
+    """True where a slot is filled."""
     age_GL: Float[Tensor, "G L"]
     """Days between the click and the group."""
     target_key_N: Int[Tensor, " N"]
+    """Picture keys of the items shown; 0: no picture."""
     history_key_GL: Int[Tensor, "G L"]
+    """Picture keys of the clicks before; 0: no picture, or an empty slot."""
     label_N: Float[Tensor, " N"]
+    """1: clicked, 0: not."""
     weight_N: Float[Tensor, " N"]
+    """How much an impression counts in the loss and in metrics; 1 unless the log says otherwise."""
     user_id_N: Int[Tensor, " N"]
     """Which user saw it: for GAUC, not a feature."""
     item_N: Int[Tensor, " N"]
@@ -114,6 +122,7 @@ class Encoded:
     """
 
     user: Vectors
+    """[G, D]; in a base net [N, D]."""
     target: Vectors
     """[N, D]"""
     context: Vectors
@@ -121,6 +130,7 @@ class Encoded:
     history: Vectors
     """[G, L, D]"""
     group_N: Int[Tensor, " N"]
+    """Which row of the G vectors each impression belongs to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +141,9 @@ class Pictures:
     """
 
     target_NI: Float[Tensor, "N I"] | None
+    """Of the items shown."""
     history_GLI: Float[Tensor, "G L I"] | None
+    """Of the clicks before."""
     mask_GL: Bool[Tensor, "G L"]
     """History slots that have a picture."""
 
@@ -141,7 +153,9 @@ class Interest:
     """What a history says about a user, as one vector; `weights` [B, Q, L] when they were asked for."""
 
     vector: Float[Tensor, "B D"]
+    """The interest; D is the `out_dim` of the aggregator."""
     weights: Float[Tensor, "B Q L"] | None = None
+    """What each history slot counted for each query, or None; 0 in empty slots."""
 
 
 @dataclass(frozen=True)
@@ -149,5 +163,6 @@ class Prediction:
     """The click's log-odds; `sigmoid` gives the probability."""
 
     logit_N: Float[Tensor, " N"]
+    """Log-odds of a click, unbounded."""
     interest: dict[str, Interest]
     """By slot (`ids`, `images`); holds weights when they were asked for."""

@@ -1,7 +1,7 @@
 """Lets pages link to files outside docs/: the site gets a page for each of them.
 
-In the repository's browser view such links work as they are. Here a Markdown file (`../recipes/README.md`) becomes a page
-like others, another text file (`../recipes/debug.yaml`) a page that shows it, and a link to a folder becomes its text.
+In the repository's browser view such links work as they are. Here a Markdown file (`../recipes/README.md`) becomes a
+page like others, another text file (`../recipes/debug.yaml`) a page that shows it, a link to a folder becomes its text.
 A link to what does not exist is left as it is, and `mkdocs build --strict` refuses it.
 
 In the navigation of mkdocs.yml a folder (`decisions/`) stands for its pages.
@@ -66,7 +66,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         if aim.is_dir():
             return match["text"]
         anchor = match["target"].partition("#")[2]
-        to = os.path.relpath(_uri(aim), os.path.dirname(uri))
+        to = os.path.relpath(_uri(aim), Path(uri).parent)
         return f"{match['picture']}[{match['text']}]({to}{f'#{anchor}' if anchor else ''})"
 
     parts, at = [], 0

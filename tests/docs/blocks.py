@@ -1,26 +1,28 @@
 """The code blocks of all Markdown pages: what each is, how it is tried, what a page's commands print.
 
-A fence says what its block is, and `title="shop.yaml"` behind the language that it is saved under this name; of a Python file
-that was saved before, the definitions of the same names are replaced and new ones are put behind them, unless the block is a
-whole file and begins with its docstring:
+A fence says what its block is, and `title="shop.yaml"` behind the language that it is saved under this name. Of a
+Python file that was saved before, the definitions of the same names are replaced and new ones are put behind them,
+unless the block begins with a docstring: then it is the whole file.
 
-| block | how it is tried |
-| --- | --- |
-| python | executed, the blocks of a page one after the other in one namespace |
-| yaml, a recipe (`dicm: 1`) | loaded, and every part of it built |
-| yaml, a comparison (`compare: 1`) | loaded, each row built |
-| yaml, some keys of a recipe | merged into the recipe that the mark `into` names, then as a recipe |
-| toml | parsed |
-| bash | on the pages of docs/tutorial executed, and what is shown below it compared with what it prints; elsewhere each command line is parsed, by dicm's own parser, with the recipe and the overrides that it names |
-| text | what a command prints, a picture in letters, a formula: read by people only, but in the tutorial |
+python  executed, the blocks of a page one after the other in one namespace
+yaml    a recipe (`dicm: 1`): loaded, and every part of it built
+        a comparison (`compare: 1`): loaded, each row built
+        some keys of a recipe: put into the recipe that the mark `into` names, then as a recipe
+toml    parsed
+bash    on the pages of docs/tutorial executed, and what is shown below it compared with what it prints; on every page
+        each command line is parsed, by dicm's own parser, with the recipe and the overrides that it names
+text    what a command prints, a drawing in letters, a formula: for people only, but in the tutorial
 
 A comment above a block says what cannot be seen from the block itself:
 
-<!-- block: into recipes/debug.yaml -->     the recipe, or the page with a saved recipe, that these keys belong to;
-    `... with my_plugin.py`                  a plugin file that stands for the plugins that they list
-<!-- block: beside recipes/quickstart -->    a folder of files, or a page with saved files, that lie beside this one
-<!-- block: tried by tests/docs/test_x.py --> a test of its own, which names the page
-<!-- block: not run; it needs SLURM -->      why it is not run; tests/golden/docs_not_run.txt lists all of these
+<!-- block: into recipes/debug.yaml -->        the recipe, or the page with a saved recipe, that these keys belong to;
+     `... with my_plugin.py`                   a plugin file that stands for the plugins that they list
+<!-- block: beside recipes/quickstart -->      a folder of files, or a page with saved files, that lie beside this one
+<!-- block: tried by tests/docs/test_x.py -->  a test of its own, which names the page
+<!-- block: not run; it needs SLURM -->        why it is not run; tests/golden/docs_not_run.txt lists all of these
+
+`<!-- blocks: tried by ... -->` says it of all blocks of a page. Keys of a recipe in the README of a plugin belong to
+the recipe beside it.
 """
 
 import ast
@@ -80,12 +82,20 @@ def name_of(page: Path) -> str:
 def blocks(page: Path) -> list[Block]:
     """Returns the blocks of a page in order."""
     text = page.read_text(encoding="utf-8")
+    all_of_them = re.search(r"^<!-- blocks: (.+?) -->$", text, re.MULTILINE)
     found = []
     for match in _BLOCK.finditer(text):
         title = re.search(r'title="([^"]+)"', match["info"])
         line = text[: match.start("language")].count("\n") + 1
         found.append(
-            Block(name_of(page), line, match["language"], match["text"], title[1] if title else None, match["mark"])
+            Block(
+                name_of(page),
+                line,
+                match["language"],
+                match["text"],
+                title[1] if title else None,
+                match["mark"] or (all_of_them[1] if all_of_them and match["language"] != "text" else None),
+            )
         )
     return found
 
@@ -149,6 +159,13 @@ def _definitions(text: str) -> list[tuple[str, tuple[int, int], str]]:
 def _after_docstring(lines: list[str]) -> int:
     first = ast.parse("\n".join(lines)).body[0]
     return (first.end_lineno or 0) + 1 if isinstance(first, ast.Expr) else 0
+
+
+def fails(page: Path, block: Block) -> bool:
+    """Returns whether the page shows that the commands of a block fail."""
+    below = [each for each in blocks(page) if each.line > block.line]
+    shown = below[0].text if below and below[0].language == "text" else ""
+    return re.search(r"^\w+Error: |\bFAILED\b", shown, re.MULTILINE) is not None
 
 
 def command_lines(text: str) -> list[list[str]]:

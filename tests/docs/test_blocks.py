@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from blocks import LANGUAGES, PAGES, REPOSITORY, Block, blocks, command_lines, name_of, saved_files
+from blocks import LANGUAGES, PAGES, REPOSITORY, Block, blocks, command_lines, fails, name_of, saved_files
 from little_log import fit_log
 
 from dicm_kit import cli
@@ -91,11 +91,18 @@ def test_yaml_is_what_a_recipe_may_say(block: Block, tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     beside(tmp_path, block)
     file = tmp_path / (block.title or "block.yaml")
-    if into := block.marked("into"):
+    into = block.marked("into")
+    if into is None and re.match(r"plugins/\w+/README", block.page):
+        into = block.page.replace("README.md", "recipe.yaml")
+    if into:
         name, _, plugin = into.partition(" with ")
         home, text = recipe_of(name)
         place(tmp_path, home)
         recipe = merged(yaml.safe_load(text), yaml.safe_load(block.text), plugin)
+        fixtures, root = home / "tests/fixture", Path(str(recipe["data"].get("root")))
+        if fixtures.is_dir() and root.name != "None":  # a plugin's dataset in small
+            recipe["data"]["root"] = str(next((each for each in (fixtures / root.name, fixtures) if each.is_dir())))
+            recipe["images"]["backbone"]["weights"] = "none"
         file.write_text(yaml.safe_dump(recipe, sort_keys=False))
     else:
         file.write_text(block.text)
@@ -146,12 +153,15 @@ def beside(folder: Path, block: Block) -> None:
 
 
 def merged(recipe: dict[str, Any], keys: dict[str, Any], plugin: str) -> dict[str, Any]:
-    """Returns the recipe with these keys: `data: {negatives: ...}` replaces what `data.negatives` was, and no more."""
+    """Returns the recipe with these keys: `data: {negatives: ...}` replaces what `data.negatives` was, and no more.
+
+    Installed plugins are not here: a file stands for them, the recipe's own if none is named.
+    """
     result = dict(recipe)
     for name, value in keys.items():
         result[name] = result.get(name, {}) | value if isinstance(value, dict) else value
-    if plugin and "plugins" in keys:
-        result["plugins"] = [str(REPOSITORY / plugin)]
+    if "plugins" in keys:
+        result["plugins"] = [str(REPOSITORY / plugin)] if plugin else recipe["plugins"]
     return result
 
 
@@ -169,12 +179,12 @@ def test_commands_are_such_as_there_are(page: Path, tmp_path: Path, monkeypatch:
             beside(tmp_path, block)
             for words in command_lines(block.text):
                 try:
-                    parse(words)
+                    parse(words, loads=not fails(page, block))
                 except Exception as error:
                     raise AssertionError(f"{block}: {' '.join(words)}: {error}") from error
 
 
-def parse(words: list[str]) -> None:
+def parse(words: list[str], loads: bool) -> None:
     """Raises unless this is a command that a reader can give."""
     while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):  # VARIABLE=value before a command
         words = words[1:]
@@ -182,12 +192,12 @@ def parse(words: list[str]) -> None:
         return
     match words:
         case ["dicm" | "lightning", *arguments]:
-            parse_dicm(arguments)
+            parse_dicm(arguments, loads)
         case ["torchrun" | "srun", *rest]:
             at = rest.index("dicm_kit" if "dicm_kit" in rest else "dicm")
-            parse_dicm(rest[at + 1 :])
+            parse_dicm(rest[at + 1 :], loads)
         case ["python", "-m", "dicm_kit", *arguments]:
-            parse_dicm(arguments)
+            parse_dicm(arguments, loads)
         case ["make", *goals]:
             rules = re.findall(r"^(\w+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
             assert set(goals) <= set(rules), f"the Makefile has {rules}"
@@ -195,13 +205,13 @@ def parse(words: list[str]) -> None:
             folders = [each for each in rest if "/" in each]
             assert all(Path(each).is_dir() for each in folders), folders
         case ["python" | "pytest", *rest]:
-            files = [each for each in rest if each.endswith(".py") or "/" in each and each[:1] not in "-/"]
+            files = [each for each in rest if each.endswith(".py") or ("/" in each and each[:1] not in "-/")]
             assert all(Path(each).exists() for each in files), f"{files}: not there"
         case _:
             assert words[0] in SHELL, f"{words[0]}: no command that this test knows"
 
 
-def parse_dicm(arguments: list[str]) -> None:
+def parse_dicm(arguments: list[str], loads: bool) -> None:
     """Parses a call of dicm and, where its recipe is there, loads it with the overrides given."""
     if arguments[0] in ("--help", "--version"):
         return
@@ -210,7 +220,7 @@ def parse_dicm(arguments: list[str]) -> None:
     cli._parser(words[0]).parse_intermixed_args(words[1:])
     recipes = [Path(word) for word in words[1:] if word.endswith(".yaml") and Path(word).is_file()]
     overrides = [word for word in words[1:] if re.match(r"[a-z_.]+=", word) and not word.startswith("base=")]
-    for recipe in recipes if words[0] not in ("cp",) else ():
+    for recipe in recipes if loads and words[0] != "cp" else ():
         if any(re.fullmatch(r"[\w.]+=[A-Z]+", word) for word in overrides):  # data.root=DIR: the reader's own
             continue
         if "compare" in yaml.safe_load(recipe.read_text()):

@@ -5,7 +5,6 @@ In a page's folder `recipes` and `plugins` are the repository's; `data` and `run
 
 import ast
 import os
-import re
 import shlex
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 
 import pytest
-from blocks import REPOSITORY, Block, agrees, blocks, command_lines, name_of, save, saved_files
+from blocks import REPOSITORY, Block, agrees, blocks, command_lines, fails, name_of, save, saved_files
 
 from dicm_kit import cli
 
@@ -39,8 +38,7 @@ def test_the_page_is_true(page: Path, tmp_path: Path, monkeypatch: pytest.Monkey
             (tmp_path / block.title).write_text(files[block.title])
         elif block.language == "bash" and block.is_run:
             said, code = run(block)
-            fails = re.search(r"^\w+Error: |\d failed", shown_below(page, block), re.MULTILINE) is not None
-            assert (code != 0) == fails, f"{block}: ended with {code}\n{said}"
+            assert (code != 0) == fails(page, block), f"{block}: ended with {code}\n{said}"
             ran += 1
         elif block.language == "text" and block.is_run and said:
             missing = agrees(block.text, said)
@@ -56,12 +54,6 @@ def test_the_aggregator_ends_as_the_example_plugin() -> None:
         ast.unparse(node)
         for node in ast.parse(example).body[1:]  # [0]: what the file says of itself
     ]
-
-
-def shown_below(page: Path, block: Block) -> str:
-    """Returns the output that the page shows for a block of commands, or nothing."""
-    below = [each for each in blocks(page) if each.line > block.line]
-    return below[0].text if below and below[0].language == "text" else ""
 
 
 def run(block: Block) -> tuple[str, int]:

@@ -90,6 +90,7 @@ class TextTable:
     """A table in a text file, read a block of 2 MiB at a time; made by `SourceFolder.table`."""
 
     def __init__(self, file: LogFile, columns: Mapping[str, str], form: TextForm):
+        """`columns`: name -> type, as `SourceFolder.table` takes them. DataError when the file is empty."""
         self._file = replace(file, form=form)
         self.columns = tuple(columns)
         """Names of the columns that are read."""
