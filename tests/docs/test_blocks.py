@@ -101,7 +101,7 @@ def test_yaml_is_what_a_recipe_may_say(block: Block, tmp_path: Path, monkeypatch
         recipe = merged(yaml.safe_load(text), yaml.safe_load(block.text), plugin)
         fixtures, root = home / "tests/fixture", Path(str(recipe["data"].get("root")))
         if fixtures.is_dir() and root.name != "None":  # a plugin's dataset in small
-            recipe["data"]["root"] = str(next((each for each in (fixtures / root.name, fixtures) if each.is_dir())))
+            recipe["data"]["root"] = str(next(each for each in (fixtures / root.name, fixtures) if each.is_dir()))
             recipe["images"]["backbone"]["weights"] = "none"
         file.write_text(yaml.safe_dump(recipe, sort_keys=False))
     else:
