@@ -52,7 +52,8 @@ config (`testing/given.py`), and `testing/checking.py` does so for `dicm check`.
 `testing/elsewhere.py` and `testing/tiny_log.py`. The checks (`testing/registered.py`) are `testing/every.py`,
 `testing/quiet_import.py`, `testing/config_keys.py`; `testing/modules.py`, `testing/on_ranks.py` with the pool
 `testing/ranks.py`; `testing/aggregators.py`, `testing/encoders.py`, `testing/backbones.py`, `testing/base_nets.py`;
-`testing/data_sources.py`, `testing/source_streams.py`, `testing/prepared.py`. `testing/time_limit.py` ends what hangs.
+`testing/data_sources.py`, `testing/source_streams.py`, `testing/prepared.py`. `testing/time_limit.py` ends what hangs;
+`testing/pytest_plugin.py` has fixtures, `testing/page.py` lists the checks.
 What a plugin starts from, `scaffold/new_plugin.py` writes, with data from `scaffold/fixture.py`.
 """
 

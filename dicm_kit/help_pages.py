@@ -55,22 +55,27 @@ Next: dicm report RUN_DIR --against BASELINE_RUN
         "say what a recipe will do, or what is wrong with it; also for plugins and dataset folders",
         """
 Usage: dicm check RECIPE|COMPARISON [KEY=VALUE ...]
-       dicm check PLUGIN
+       dicm check PLUGIN [KEY=VALUE ...] [--timeout S]
        dicm check DATASET
 
 Of a recipe: reports every problem at once, or says in a few lines what running it will do, and what memory each rank
 will take; a recipe that cannot fit is a problem (docs/how_to/memory.md). Nothing is written.
 Of a comparison file: the same, for each of its rows.
-Of a plugin, a file or the name of an installed one: loads it and lists its components.
+Of a plugin, a file or the name of an installed one: runs the checks of dicm_kit.testing on each of its components,
+two of them on two ranks, and shows what fails in full (docs/plugins/contracts.md). `dicm_kit` are our own.
 Of a dataset folder, whoever wrote it: audits it. Says what it holds, looks for errors of format and for leakage, and
-warns of what matters (docs/reference/audit.md). The exit code is 1 when something must be mended.
+warns of what matters (docs/reference/audit.md).
 
-  KEY=VALUE    overrides any key of the recipe
+The exit code is 1 when something of a plugin or a dataset folder must be mended.
+
+  KEY=VALUE    overrides any key of the recipe; of a plugin, keys of its components
+  --timeout S  seconds that a plugin's import, and all checks of one component, may take; default 60
   --traceback  show where an error comes from
 
 Examples:
   dicm check recipes/quickstart/dicm.yaml trainer.devices=2
   dicm check ./my_aggregator.py
+  dicm check dicm-movielens root=/data/ml-1m
   dicm check data/quickstart
 
 Next: dicm run RECIPE

@@ -238,6 +238,12 @@ def installed() -> dict[str, Distribution]:
     return {_normalised(dist.name): dist for dist in found if dist is not None}
 
 
+def installed_as(listed: str) -> str | None:
+    """Returns name, version and file of an installed plugin, as errors call it, without importing it."""
+    dist = None if is_file(listed) else installed().get(_normalised(listed))
+    return _plugin_of(dist).told if dist is not None else None
+
+
 def unlisted(listed: list[Plugin]) -> Iterator[Registry]:
     """Yields a registry for each installed plugin that is not listed and loads; those that fail are passed over.
 
@@ -306,9 +312,17 @@ def _installed_plugin(listed: str) -> tuple[Plugin, list[ModuleType]]:
     dist = known.get(_normalised(listed))
     if dist is None:
         raise _not_installed(listed, sorted(known))
-    names = dict.fromkeys(point.module for point in dist.entry_points.select(group=GROUP))
-    plugin = Plugin(dist.name, dist.version, _file_of(next(iter(names))))
+    names = _modules_of(dist)
+    plugin = _plugin_of(dist)
     return plugin, [_imported(plugin, name) for name in names]
+
+
+def _modules_of(dist: Distribution) -> list[str]:
+    return list(dict.fromkeys(point.module for point in dist.entry_points.select(group=GROUP)))
+
+
+def _plugin_of(dist: Distribution) -> Plugin:
+    return Plugin(dist.name, dist.version, _file_of(_modules_of(dist)[0]))
 
 
 def _file_of(module: str) -> str | None:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dicm_kit.errors import PluginError, RecipeError, did_you_mean, some
+from dicm_kit.recipe.describe import listing
 from dicm_kit.recipe.keys import keys_of
-from dicm_kit.registry import BUILTIN, Plugin, Provided, Registry
+from dicm_kit.registry import BUILTIN, Plugin, Provided, Registry, installed_as
 from dicm_kit.testing import quiet_import
 from dicm_kit.testing.check import Outcome
 from dicm_kit.testing.plan import Item, plan
@@ -44,13 +45,15 @@ def check_plugin(listed: str, overrides: Sequence[str] = (), timeout: float = TI
         RecipeError: no component has the key of an override.
     """
     began = time.perf_counter()
-    plugin, found = _loaded(listed, timeout)
+    registry, plugin, found = _loaded(listed, timeout)
     _check_overrides(plugin, found, overrides)
+    shared_ranks().timeout = min(60.0, timeout / 2)  # so that a rank that hangs is shown with its own stack
     shared_ranks().start()  # two processes, which import torch while the first checks run here
     for each in found:
         quiet_import.begin(each.component)
-    noun = "component" if len(found) == 1 else "components"
-    say(f"plugin {plugin.told}: {len(found)} {noun}\n")
+    say(f"plugin {plugin.told}\n")
+    if plugin != BUILTIN:
+        say(f"{listing([registry], None, plugin)}\n")
     # Data sources first: they need no ranks, whose processes are still starting.
     found = sorted(found, key=lambda each: each.kind.name != "data_source")
     results = [(each, _checked(each, overrides, timeout, say)) for each in found]
@@ -65,20 +68,21 @@ def check_plugin(listed: str, overrides: Sequence[str] = (), timeout: float = TI
     return not failures
 
 
-def _loaded(listed: str, timeout: float) -> tuple[Plugin, list[Provided]]:
+def _loaded(listed: str, timeout: float) -> tuple[Registry, Plugin, list[Provided]]:
     registry = Registry(Path())
     if listed.replace("-", "_") == BUILTIN.name:
-        return BUILTIN, registry.provided()
+        return registry, BUILTIN, registry.provided()
+    where = installed_as(listed) or listed
     try:
-        with time_limit(timeout, f"plugin {listed} hangs while it is imported"):
+        with time_limit(timeout, f"plugin {where} hangs while it is imported"):
             registry.add(listed)
     except TimedOut as late:
         raise PluginError(
-            f"plugin {listed} has not been imported after {timeout:g} s; it was here:\n{late.stack}",
+            f"plugin {where} has not been imported after {timeout:g} s; it was here:\n{late.stack}",
             todo="Do nothing at import but define things; what takes time belongs into `build` or later.",
         ) from None
     plugin = registry.plugins[-1]
-    return plugin, [each for each in registry.provided() if each.plugin == plugin]
+    return registry, plugin, [each for each in registry.provided() if each.plugin == plugin]
 
 
 def _check_overrides(plugin: Plugin, found: list[Provided], overrides: Sequence[str]) -> None:
@@ -98,11 +102,11 @@ def _checked(provided: Provided, overrides: Sequence[str], timeout: float, say: 
     began, found = time.perf_counter(), _Found()
     item: Item | None = None
     title = f"{provided.kind.noun} `{provided.component.name}`"
-    hung = f"plugin {provided.plugin.told}: {title} hangs"
+    hung = f"FAILED {title} of plugin {provided.plugin.told} hangs"
     try:
         with time_limit(timeout, hung):
             for item in _items(provided, overrides):
-                _note(found, item, item.judge())
+                _note(provided, found, item, item.judge())
     except TimedOut as late:
         at = f"in check `{item.check.id}` ({item.config_id})" if item else "before the first check"
         found.counts["failed"] += 1
@@ -112,7 +116,7 @@ def _checked(provided: Provided, overrides: Sequence[str], timeout: float, say: 
         )
     except PluginError as error:
         found.counts["failed"] += 1
-        found.failures.append(f"{title}: {error}")
+        found.failures.append(f"FAILED {title} of plugin {provided.plugin.told}: {error}")
     found.seconds = time.perf_counter() - began
     say(_line(provided, found))
     return found
@@ -130,10 +134,10 @@ def _items(provided: Provided, overrides: Sequence[str]) -> list[Item]:
     )
 
 
-def _note(found: _Found, item: Item, outcome: Outcome) -> None:
+def _note(provided: Provided, found: _Found, item: Item, outcome: Outcome) -> None:
     found.counts[outcome.state] += 1
     if outcome.state == "failed":
-        found.failures.append(f"FAILED {item.told(outcome)}")
+        found.failures.append(f"FAILED {item.told(outcome)}\n  plugin {provided.plugin.told}")
     if item.exempt is not None:
         found.exempt[item.check.id] = item.exempt
 

@@ -8,6 +8,7 @@ import pytest
 from dicm_kit.interfaces import Component
 from dicm_kit.testing.check import Outcome
 from dicm_kit.testing.plan import Item, plan
+from dicm_kit.testing.time_limit import TimedOut, time_limit
 
 
 class Contract:
@@ -24,6 +25,9 @@ class Contract:
     shapes: ClassVar[Sequence[Any]] = ()
     """Sizes to build with (`HistoryShapes` and so on); empty: those of the kit that the component takes."""
 
+    timeout: ClassVar[float] = 60.0
+    """Seconds for one check; one that takes longer fails with its stack."""
+
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """Makes the items; pytest calls it."""
         items = plan(
@@ -38,7 +42,11 @@ class Contract:
 
     def test_contract(self, item: Item) -> None:
         """Runs one check with one config."""
-        outcome: Outcome = item.judge()
+        try:
+            with time_limit(self.timeout, may_end=False):
+                outcome: Outcome = item.judge()
+        except TimedOut as late:
+            outcome = Outcome("failed", f"no end after {late.seconds:g} s; it was here:\n{late.stack}")
         if outcome.state == "skipped":
             pytest.skip(outcome.text)
         if outcome.state == "failed":

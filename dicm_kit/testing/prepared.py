@@ -1,6 +1,7 @@
 """The check that a data source makes a dataset: prepared in a temporary folder, audited, and read as batches."""
 
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,16 @@ from dicm_kit.data.datamodule import CtrDataModule
 from dicm_kit.data.dataset import Dataset
 from dicm_kit.data.options import GroupOptions, HistoryOptions, NegativeOptions, PrepareOptions, SplitOptions
 from dicm_kit.data.prepare import prepare
+from dicm_kit.data.sources.log import build_log
+from dicm_kit.data.sources.log_config import LogConfig
 from dicm_kit.errors import DicmError
+from dicm_kit.interfaces import Component
 from dicm_kit.testing.check import Failed, check
 from dicm_kit.testing.data_sources import KIND
+from dicm_kit.testing.given import config_of
 from dicm_kit.testing.settings import SourceSetting, rows
+from dicm_kit.testing.tiny_log import tiny_log_config
+from dicm_kit.types import Batch
 
 
 @check(KIND)
@@ -28,7 +35,10 @@ def makes_a_dataset(setting: SourceSetting) -> None:
         problems = [f"{each.where}: {each.what}" for each in audit(dataset).problems]
         if problems:
             raise Failed(f"the audit of the prepared folder found: {'; '.join(problems[:3])}")
-        read, there = _read(dataset), dataset.splits["train"].impressions
+        read, there = (
+            sum(batch.num_impressions for batch in training_batches(dataset)),
+            dataset.splits["train"].impressions,
+        )
         if read != there:
             raise Failed(f"the dataset's training split has {there} impressions, but {read} came out in batches")
         if read == 0:
@@ -59,8 +69,17 @@ def options_for(source: Any) -> PrepareOptions:
     )
 
 
-def _read(dataset: Dataset) -> int:
+def tiny_dataset(log: Path, out: Path) -> Dataset:
+    """Returns the dataset folder of a tiny log (`tiny_log.write_tiny_log`), prepared at `out`."""
+    config = config_of(Component(name="log", config=LogConfig, build=build_log), tiny_log_config(log))
+    source = build_log(config)
+    return prepare(source, options_for(source), out, progress=False)
+
+
+def training_batches(dataset: Dataset) -> Iterable[Batch]:
+    """Returns the training split in batches of 16 impressions, with every column that the dataset has."""
     item = tuple(dataset.item)
     columns = ColumnsUsed(user=tuple(dataset.user), target=item, context=tuple(dataset.context), history=item)
+    # One rank without workers.
     module = CtrDataModule(dataset, batch_size=16, columns=columns, max_history=8, seed=0)
-    return sum(batch.num_impressions for batch in module.train_dataloader())
+    return module.train_dataloader()

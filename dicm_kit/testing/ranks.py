@@ -63,9 +63,13 @@ class Ranks:
             store = str(self.folder / f"store-{self._meetings}")
         for rank, (_, connection) in enumerate(self._members[:num_ranks]):
             with suppress(OSError):  # it has died: no answer comes, either
-                connection.send_bytes(pickle.dumps((sys.path, rank, num_ranks, store)))
+                connection.send_bytes(pickle.dumps((sys.path, rank, num_ranks, store, self.timeout)))
                 connection.send_bytes(pickle.dumps((function, args)))
-        answers = self._collect(num_ranks)
+        try:
+            answers = self._collect(num_ranks)
+        except BaseException:  # interrupted: the answers would come when others are awaited
+            self.close()
+            raise
         failures = {rank: text for rank, (ok, text) in answers.items() if not ok}
         missing = [rank for rank in range(num_ranks) if rank not in answers]
         if failures or missing:
@@ -97,7 +101,7 @@ class Ranks:
         context = multiprocessing.get_context("spawn")
         for rank in range(self.size):
             here, there = context.Pipe()
-            arguments = (there, self.timeout, self._strict, str(self._stack_file(rank)))
+            arguments = (there, self._strict, str(self._stack_file(rank)))
             process = context.Process(target=_serve, args=arguments, daemon=True)
             process.start()
             there.close()
@@ -141,7 +145,7 @@ def _end_shared(ranks: Ranks) -> None:
     shutil.rmtree(ranks.folder, ignore_errors=True)
 
 
-def _serve(connection: Connection, seconds: float, strict: bool, stack_file: str) -> None:
+def _serve(connection: Connection, strict: bool, stack_file: str) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     import torch
     from torch import distributed
@@ -154,7 +158,7 @@ def _serve(connection: Connection, seconds: float, strict: bool, stack_file: str
         warnings.filterwarnings("ignore", "The `srun` command is available")
     while True:
         try:
-            sys.path[:], rank, num_ranks, store = pickle.loads(connection.recv_bytes())
+            sys.path[:], rank, num_ranks, store, seconds = pickle.loads(connection.recv_bytes())
             message = connection.recv_bytes()
         except EOFError:
             return

@@ -57,6 +57,24 @@ class Histories:
     mask_BL: Tensor
 
 
+def histories(shapes: HistoryShapes, rows: int = 5, seed: int = 1, length: int = 6) -> Histories:
+    """Returns `rows` histories of `length` slots, the same for the same seed.
+
+    They have all lengths but 0, the first is full, some have a gap; empty slots hold random values, too.
+    """
+    g = torch.Generator().manual_seed(seed)
+    filled_B = torch.tensor([length, max(length // 2, 1), min(length, 2), 1, max(length - 1, 1)]).repeat(rows // 5 + 1)[
+        :rows
+    ]
+    mask_BL = torch.arange(length) < filled_B.unsqueeze(1)
+    mask_BL[1::4, 1:2] = False  # a click without a picture
+    history = {name: torch.randn(rows, length, width, generator=g) for name, width in shapes.history.items()}
+    if "age" in history:
+        history["age"] = history["age"].abs() * 3
+    query = {name: torch.randn(rows, width, generator=g) for name, width in shapes.query.items()}
+    return Histories(query, history, mask_BL)
+
+
 class AggregatorSetting(Setting[Histories]):
     """A slot of the recipe."""
 
@@ -65,17 +83,7 @@ class AggregatorSetting(Setting[Histories]):
     def inputs(self, rows: int = 5, seed: int = 1, length: int = 6) -> Histories:
         """Returns histories of all lengths but 0, the first full, some with a gap; what stands in empty slots is as
         random as the rest."""
-        g = torch.Generator().manual_seed(seed)
-        filled_B = torch.tensor([length, max(length // 2, 1), min(length, 2), 1, max(length - 1, 1)]).repeat(
-            rows // 5 + 1
-        )[:rows]
-        mask_BL = torch.arange(length) < filled_B.unsqueeze(1)
-        mask_BL[1::4, 1:2] = False  # a click without a picture
-        history = {name: torch.randn(rows, length, width, generator=g) for name, width in self.shapes.history.items()}
-        if "age" in history:
-            history["age"] = history["age"].abs() * 3
-        query = {name: torch.randn(rows, width, generator=g) for name, width in self.shapes.query.items()}
-        return Histories(query, history, mask_BL)
+        return histories(self.shapes, rows, seed, length)
 
     def run(self, module: Any, inputs: Histories, need_weights: bool = False) -> dict[str, Tensor]:
         """Returns what it gives, by name."""

@@ -174,7 +174,9 @@ WRONG = {
     "against_nothing": ["test", "runs/x", "--against"],
     "compare_seeds": ["compare", EXAMPLE, "--seeds", "0"],
     "check_no_plugin": ["check", "dicm-nowhere"],
-    "check_override_of_a_plugin": ["check", "dicm-nowhere", "a=1"],
+    "check_override_of_a_plugin": ["check", "plugins/example_aggregator/dicm_example_aggregator.py", "half_lief=1"],
+    "check_override_of_a_dataset": ["check", "tests", "a=1"],
+    "check_timeout": ["check", "dicm_kit", "--timeout", "0"],
     "new_something_else": ["new", "recipe", "mine"],
     "new_no_kind": ["new", "plugin", "dicm-mine"],
     "new_two_kinds": ["new", "plugin", "dicm-mine", "--kind", "encoder", "--kind", "backbone"],
@@ -231,11 +233,13 @@ def test_check_says_what_a_recipe_will_do(capsys: pytest.CaptureFixture[str]) ->
     assert text.endswith(f"Next: dicm run {EXAMPLE} 'run_dir=runs/a b'\n")
 
 
-def test_check_lists_what_a_plugin_provides(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["check", "plugins/example_aggregator/dicm_example_aggregator.py"]) == 0
+def test_check_of_a_plugin_runs_its_checks(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["check", "plugins/example_aggregator/dicm_example_aggregator.py", "half_life=2"]) == 0
     text = capsys.readouterr().out
     assert "interest_aggregator\n  recency  Averages the history; newer clicks weigh more.\n" in text
     assert "base_net" not in text
+    assert re.search(r"\n  aggregator recency +ok +\d\d passed, \d do not apply +[\d.]+ s\n", text)
+    assert re.search(r"\n\d\d checks in [\d.]+ s: all in order.\n", text)
 
 
 def test_check_says_what_is_in_a_dataset_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,11 +7,17 @@ import pytest
 import torch
 
 from dicm_kit import FieldError, HistoryShapes
+from dicm_kit.testing import AggregatorContract
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from dicm_example_aggregator import RecencyConfig, build
+from dicm_example_aggregator import RecencyConfig, build, dicm_interest_aggregators
 
 SHAPES = HistoryShapes(query={}, history={"image": 2, "age": 1}, values=("image",), max_length=3)
+
+
+class TestRecency(AggregatorContract):
+    component = dicm_interest_aggregators()[0]
+    configs = ({}, {"half_life": 2.0})
 
 
 def test_a_click_half_life_days_older_weighs_half() -> None:
