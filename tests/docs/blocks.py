@@ -9,9 +9,9 @@ yaml    a recipe (`dicm: 1`): loaded, and every part of it built
         a comparison (`compare: 1`): loaded, each row built
         some keys of a recipe: put into the recipe that the mark `into` names, then as a recipe
 toml    parsed
-bash    on the pages of docs/tutorial executed, and what is shown below it compared with what it prints; on every page
-        each command line is parsed, by dicm's own parser, with the recipe and the overrides that it names
-text    what a command prints, a drawing in letters, a formula: for people only, but in the tutorial
+bash    on the pages that are played (test_tutorial.py) executed, and what is shown below compared with what it prints;
+        on every page each command line is parsed, by dicm's own parser, with the recipe and overrides that it names
+text    what a command prints, a drawing in letters, a formula: for people only, but on the pages that are played
 
 A comment above a block says what cannot be seen from the block itself:
 

@@ -1,4 +1,4 @@
-"""docs/tutorial: files are saved, commands run in order in a fresh folder, and print what the pages show.
+"""Pages that are played: files are saved, commands run in order in a fresh folder, and print what the pages show.
 
 In a page's folder `recipes` and `plugins` are the repository's; `data` and `runs` begin empty.
 """
@@ -18,13 +18,17 @@ from blocks import REPOSITORY, Block, agrees, blocks, command_lines, fails, name
 
 from dicm_kit import cli
 
-TUTORIAL = sorted((REPOSITORY / "docs/tutorial").glob("*.md"))
+PLAYED = [
+    *sorted((REPOSITORY / "docs/tutorial").glob("*.md")),
+    REPOSITORY / "docs/how_to/prepare_shards.md",
+    REPOSITORY / "docs/how_to/read_an_error.md",
+]
 ONE_THREAD = ["trainer.threads=1"]
 """Put behind every command that trains: several tests share a machine."""
 TRAIN = ("run", "prepare", "extract", "bench")
 
 
-@pytest.mark.parametrize("page", TUTORIAL, ids=name_of)
+@pytest.mark.parametrize("page", PLAYED, ids=name_of)
 @pytest.mark.timeout(600)
 def test_the_page_is_true(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -44,7 +48,7 @@ def test_the_page_is_true(page: Path, tmp_path: Path, monkeypatch: pytest.Monkey
             missing = agrees(block.text, said)
             assert missing is None, f"{block}: not said: {missing}\n\nsaid:\n{said}"
             said = ""
-    assert ran > 3
+    assert ran > 0
 
 
 def test_the_aggregator_ends_as_the_example_plugin() -> None:
