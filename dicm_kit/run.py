@@ -69,6 +69,7 @@ def run(loaded: LoadedRecipe, *, resume: bool = False, overwrite: bool = False) 
             write_whole(folder / RECIPE_FILE, text)
         _use_machine(recipe)
         dataset = (_trained_on(checkpoint, recipe) if checkpoint else None) or _prepared(loaded, source)
+        _check_test_split(dataset)
         if is_first() and not is_audited(dataset):
             print(f"{complaints(write_audit(dataset))}\nThe whole audit: {dataset.folder / AUDIT_FILE}")
         if checkpoint is not None:
@@ -243,6 +244,16 @@ def _trained_on(checkpoint: Path, recipe: Recipe) -> Dataset | None:
     folder = Path(recipe.data.out)
     dataset = Dataset.open(folder) if (folder / DATASET_FILE).is_file() else None
     return dataset if dataset is not None and dataset.fingerprint == dataset_of(checkpoint) else None
+
+
+def _check_test_split(dataset: Dataset) -> None:
+    """Refuses what could not be tested, before it is trained: an untested run is none to the next day's."""
+    if not dataset.splits["test"].impressions:
+        raise DataError(
+            "the test split is empty, and a run ends with a test",
+            where=str(dataset.folder),
+            todo="Set `data.split.test` above 0, and another folder for `data.out`.",
+        )
 
 
 def _prepared(loaded: LoadedRecipe, source: Any) -> Dataset:

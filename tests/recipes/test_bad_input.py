@@ -164,6 +164,14 @@ def test_no_positives_in_a_split(spoilt: Dicm) -> None:
     assert "split.test" in errors
 
 
+def test_no_test_split_is_refused_before_training(dicm: Dicm, tmp_path: Path) -> None:
+    code, errors = dicm("run", "data.split.test=0")
+    assert code == 1
+    assert "the test split is empty, and a run ends with a test" in errors
+    assert "Set `data.split.test` above 0" in errors
+    assert not (tmp_path / "run/checkpoints").exists()
+
+
 def test_a_user_without_history(spoilt: Dicm, tmp_path: Path) -> None:
     code, errors = spoilt("run", "no_history")
     assert code == 0, errors
