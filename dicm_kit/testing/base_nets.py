@@ -139,9 +139,9 @@ def uses_batch_as_declared(setting: NetSetting) -> None:
     ours, theirs = setting.inputs(16, seed=1), setting.inputs(16, seed=2)
     rows = torch.arange(16) < 8
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         one = setting.run(module, ours)["logit"][rows]
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         other = setting.run(module, setting.mixed(ours, theirs, rows))["logit"][rows]
     if close(one, other):
         raise Failed(

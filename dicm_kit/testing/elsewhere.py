@@ -92,9 +92,12 @@ def _pickled(component: Component[Any]) -> bytes:
 
 
 def _imported(name: str, file: str | None) -> None:
-    if name in sys.modules:
+    known = sys.modules.get(name)
+    if known is not None and file in (None, getattr(known, "__file__", None)):
         return
     try:
+        if known is not None:  # another file of this name
+            raise ImportError(name)
         importlib.import_module(name)
     except ImportError:
         if file is None:

@@ -219,7 +219,7 @@ def examples_do_not_see_each_other(setting: Any) -> None:
     module.train()
     asking = asking_gradients(ours)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         out = setting.run(module, asking)
     floats = {path: leaf for path, leaf in leaves(asking) if leaf.requires_grad}
     for name, each in out.items():

@@ -87,7 +87,7 @@ def seeded(seed: int) -> Iterator[None]:
     """Seeds the global generators, as a run does, and puts them back."""
     states = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which imports torch._dynamo, for seconds
         np.random.seed(seed)
         random.seed(seed)
         try:

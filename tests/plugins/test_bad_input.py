@@ -120,12 +120,12 @@ COMPONENTS = {
     "raises in forward": (changed(FORWARD, FORWARD + "        1 / 0\n"), "it raised ZeroDivisionError", "1 / 0"),
     "hangs in forward": (
         changed(FORWARD, FORWARD + "        while True:\n            pass\n"),
-        "no end after 5 s",
+        "no end after 6 s",
         "--timeout SECONDS",
     ),
     "hangs in build": (
         changed(BUILD, "    while True:\n        pass\n" + BUILD),
-        "no end after 5 s",
+        "no end after 6 s",
         "Mend what it waits for",
     ),
 }
@@ -135,7 +135,7 @@ COMPONENTS = {
 def test_what_fails_in_a_check(case: str, install: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:
     text, what, todo = COMPONENTS[case]
     file = install("dicm-stranger", text)
-    told = said(capsys, 1, "dicm-stranger", *(("--timeout", "5") if "hangs" in case else ()))
+    told = said(capsys, 1, "dicm-stranger", *(("--timeout", "6") if "hangs" in case else ()))
     assert f"dicm-stranger 0.7 ({file})" in told
     assert what in told
     assert todo in told
@@ -148,7 +148,7 @@ def test_a_rank_that_hangs_is_shown_with_its_stack(
 ) -> None:
     wait = "    import time, torch.distributed\n"
     wait += "    while torch.distributed.is_initialized():\n        time.sleep(1)\n"
-    file = install("dicm-stranger", changed(BUILD, wait + BUILD))
-    told = said(capsys, 1, "dicm-stranger", "--timeout", "30")
+    file = install("dicm-hanger", changed(BUILD, wait + BUILD))
+    told = said(capsys, 1, "dicm-hanger", "--timeout", "20")
     assert "two ranks could not do it" in told
     assert f'File "{file}", line ' in told
