@@ -37,6 +37,7 @@ lint: install
 
 docs: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo 'site/index.html; with search: $(BIN)/python -m http.server --directory site'
 
 clean:
 	rm -rf $(VENV) data runs site
