@@ -4,6 +4,8 @@ Only the standard library is imported at the top: `dicm --help` must not wait fo
 """
 
 import argparse
+import os
+import select
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -48,7 +50,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"dicm_kit {__version__}")
         return 0
     try:
-        return _dispatch(arguments[0], arguments[1:]) or 0
+        code = _dispatch(arguments[0], arguments[1:]) or 0
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # `dicm ... | head` has read enough
+        if not _nobody_reads():
+            raise
+        return 141  # what a shell says of a program that such a pipe ends
     except DicmError as error:
         if "--traceback" in arguments:
             raise
@@ -57,6 +65,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return 130
+
+
+def _nobody_reads() -> bool:
+    """Says whether standard output leads to a closed pipe; if so, what is still to be written goes nowhere."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    closed = any(event & select.POLLERR for _, event in poll.poll(0))
+    if closed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return closed
 
 
 def lightning_main() -> int:

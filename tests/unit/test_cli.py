@@ -353,3 +353,16 @@ def test_every_recipe_that_a_help_page_names_is_there() -> None:
     named = set(re.findall(r"recipes/[\w/]+\.yaml", text))
     assert len(named) >= 3
     assert [name for name in sorted(named) if not (root / name).is_file()] == []
+
+
+def test_a_reader_that_has_read_enough_is_no_error() -> None:
+    """As `dicm ls | head -1`: no traceback, and the exit code that shells give to it."""
+    code = "import sys, time; time.sleep(1); from dicm_kit.cli import main; sys.exit(main(['ls']))"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    errors = process.stderr.read()
+    process.stderr.close()
+    assert process.wait() == 141
+    assert errors == ""
