@@ -111,7 +111,7 @@ def datas_way() -> str:
         return below
 
     y = put(70, 18, 300, [("title", "your logs, items, pictures"), ("file", "data/sources/log.py, a plugin")], "store")
-    y = down(y, "prepare, extract", "prepare.py, images/extract.py")
+    y = down(y, "prepare, extract", "prepare.py, extract.py")
     y = put(
         40,
         y,
