@@ -33,7 +33,7 @@ class TestRecency(AggregatorContract):
 
 def run(pytester: pytest.Pytester, tests: str, plugin: str = PLUGIN, only: str = "") -> pytest.RunResult:
     pytester.makepyfile(dicm_example_aggregator=plugin, test_it=tests)
-    return pytester.runpytest_subprocess("-v", "-rs", "-p", "dicm_kit.testing.pytest_plugin", "-k", only)
+    return pytester.runpytest_subprocess("-v", "-rs", "-k", only)
 
 
 def test_each_check_with_each_config_is_a_test_and_what_is_exempt_says_why(pytester: pytest.Pytester) -> None:
