@@ -17,7 +17,7 @@ from rich.console import Console
 from dicm_kit.artifacts.difference import Side, differences
 from dicm_kit.artifacts.predictions import tested_on
 from dicm_kit.artifacts.results import Row
-from dicm_kit.artifacts.run_folder import RECIPE_FILE, read_result
+from dicm_kit.artifacts.run_folder import RECIPE_FILE, changed_plugins, read_result
 from dicm_kit.errors import RunError, some
 from dicm_kit.recipe.build import rehearse
 from dicm_kit.recipe.comparison import Comparison
@@ -192,6 +192,13 @@ def _finished(run: PlannedRun) -> dict[str, Any] | None:
             f"holds a run of another recipe or of other overrides than {run.path} now",
             where=str(run.folder),
             todo="Delete it, or choose another `run_dir`.",
+        )
+    changed = changed_plugins(run.folder, run.loaded.registry.plugins)
+    if changed:
+        raise RunError(
+            f"holds a run that was made with other code of {some(changed)} than there is now",
+            where=str(run.folder),
+            todo="Delete it, and it is trained again; or choose another `run_dir`.",
         )
     return read_result(run.folder)
 

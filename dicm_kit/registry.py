@@ -11,7 +11,7 @@ import re
 import sys
 import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, field, is_dataclass, replace
 from difflib import get_close_matches
 from hashlib import sha256
 from importlib.metadata import Distribution, entry_points
@@ -63,6 +63,8 @@ class Plugin:
     version: str | None
     file: str | None = field(default=None, compare=False)
     """Its module, as far as it is known."""
+    code: str | None = field(default=None, compare=False)
+    """A hash of its Python files; None for dicm_kit itself."""
 
     def __str__(self) -> str:
         return f"{self.name} {self.version}" if self.version else self.name
@@ -302,7 +304,7 @@ def _file_plugin(listed: str, base: Path) -> tuple[Plugin, list[ModuleType]]:
         )
     if file.suffix != ".py":
         raise PluginError(f"plugin file `{listed}` is no Python file", todo="List a file that ends in `.py`.")
-    plugin = Plugin(listed, None, str(file))
+    plugin = Plugin(listed, None, str(file), _hash_of([file]))
     name = f"dicm_plugin_{re.sub(r'[^0-9a-zA-Z_]', '_', file.stem)}_{sha256(str(file).encode()).hexdigest()[:8]}"
     return plugin, [_imported(plugin, name, file)]
 
@@ -314,7 +316,8 @@ def _installed_plugin(listed: str) -> tuple[Plugin, list[ModuleType]]:
         raise _not_installed(listed, sorted(known))
     names = _modules_of(dist)
     plugin = _plugin_of(dist)
-    return plugin, [_imported(plugin, name) for name in names]
+    modules = [_imported(plugin, name) for name in names]
+    return replace(plugin, code=_hash_of(_files_of(modules))), modules
 
 
 def _modules_of(dist: Distribution) -> list[str]:
@@ -332,6 +335,22 @@ def _file_of(module: str) -> str | None:
     except (ImportError, ValueError):
         return None
     return spec.origin if spec is not None else None
+
+
+def _files_of(modules: list[ModuleType]) -> list[Path]:
+    """Returns the Python files of the packages that the modules are in, or the modules' own."""
+    files = set[Path]()
+    for module in modules:
+        package = sys.modules[module.__name__.partition(".")[0]]
+        for folder in getattr(package, "__path__", ()):
+            files.update(Path(folder).rglob("*.py"))
+        if not hasattr(package, "__path__") and module.__file__ is not None:
+            files.add(Path(module.__file__))
+    return sorted(files)
+
+
+def _hash_of(files: list[Path]) -> str:
+    return sha256(b"\0".join(sha256(file.read_bytes()).digest() for file in files)).hexdigest()
 
 
 def _not_installed(listed: str, known: list[str]) -> PluginError:

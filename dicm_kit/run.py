@@ -15,7 +15,14 @@ import torch
 from dicm_kit.artifacts.comparison_files import write_comparison
 from dicm_kit.artifacts.difference import Difference, Side, contents, differences
 from dicm_kit.artifacts.results import Row, comparison_markdown, print_against, print_comparison
-from dicm_kit.artifacts.run_folder import RECIPE_FILE, claimed, earlier_run, runs_in
+from dicm_kit.artifacts.run_folder import (
+    RECIPE_FILE,
+    changed_plugins,
+    claimed,
+    earlier_run,
+    runs_in,
+    write_plugins,
+)
 from dicm_kit.bench import measure, only_train, print_measured
 from dicm_kit.compare import check_data, compared, plan_file, plan_recipes
 from dicm_kit.data.audit import AUDIT_FILE, complaints, is_audited, write_audit
@@ -67,6 +74,7 @@ def run(loaded: LoadedRecipe, *, resume: bool = False, overwrite: bool = False) 
             check_recipe(checkpoint, text)
         elif is_first():
             write_whole(folder / RECIPE_FILE, text)
+            write_plugins(folder, loaded.registry.plugins)
         _use_machine(recipe)
         dataset = (_trained_on(checkpoint, recipe) if checkpoint else None) or _prepared(loaded, source)
         _check_test_split(dataset)
@@ -80,6 +88,9 @@ def run(loaded: LoadedRecipe, *, resume: bool = False, overwrite: bool = False) 
             if is_first():
                 write_whole(folder / RECIPE_FILE, text)
                 print(f"Going on from {checkpoint}.")
+                for changed in changed_plugins(folder, loaded.registry.plugins):
+                    print(f"The code of plugin {changed} is not that which the run was begun with.")
+                write_plugins(folder, loaded.registry.plugins)
         session.write_vocabularies()
         session.fit(checkpoint)
         result = session.test(session.best_checkpoint())

@@ -2,6 +2,7 @@
 
 ```
 recipe.yaml               the recipe with every key, written before anything runs
+plugins.json              name, version and a hash of the code of each plugin it lists; only where it lists some
 metrics.csv               what was logged
 checkpoints/              step-*.ckpt, best.ckpt, last.ckpt
 vocab/                    which id each row of the id tables stands for: what a later run's warm start goes by
@@ -18,17 +19,19 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from dicm_kit.errors import RunError, some
+from dicm_kit.registry import Plugin
 from dicm_kit.training.row_values import VOCAB
 from dicm_kit.whole_file import write_whole
 
 RECIPE_FILE = "recipe.yaml"
 RESULT_FILE = "test.json"
+PLUGINS_FILE = "plugins.json"
 _LOCK = ".lock"
 
 
@@ -55,7 +58,7 @@ def claimed(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[None]:
         lock.flush()
         held = sorted(path.name for path in _own(folder))
         # a run that ended before its first step, by a wrong log or a warm start that does not fit: nothing is lost
-        if held in ([RECIPE_FILE], [RECIPE_FILE, VOCAB]):
+        if RECIPE_FILE in held and {*held} <= {RECIPE_FILE, PLUGINS_FILE, VOCAB}:
             held = []
         if held and overwrite:
             _empty(folder)
@@ -110,6 +113,30 @@ def earlier_run(given: Path, run_dir: Path) -> Path | None:
         where=f"warm_start.run: {given}",
         todo=f"Name an earlier run's folder, or the one that run_dir is in: {run_dir.parent}.{inside}",
     )
+
+
+def write_plugins(folder: Path, plugins: Sequence[Plugin]) -> None:
+    """Writes plugins.json, where there are plugins."""
+    if listed := _listed(plugins):
+        write_whole(folder / PLUGINS_FILE, json.dumps(listed, indent=2) + "\n")
+
+
+def changed_plugins(folder: Path, plugins: Sequence[Plugin]) -> list[str]:
+    """Returns the names of those plugins whose code is not what the run in this folder was made with."""
+    try:
+        made = {each["name"]: each["code"] for each in json.loads((folder / PLUGINS_FILE).read_text())}
+    except FileNotFoundError:
+        made = {}
+    return [each["name"] for each in _listed(plugins) if made.get(each["name"]) != each["code"]]
+
+
+def _listed(plugins: Sequence[Plugin]) -> list[dict[str, Any]]:
+    """Returns what plugins.json says of each; a file is called by its path from the root, as in recipe.yaml."""
+    return [
+        {"name": str(each.name if each.version else each.file), "version": each.version, "code": each.code}
+        for each in plugins
+        if each.code is not None
+    ]
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:

@@ -14,12 +14,14 @@ from unit.artifacts.predicted import rows
 from dicm_kit import compare as module
 from dicm_kit import run as run_module
 from dicm_kit.artifacts.predictions import in_order, write_predictions
-from dicm_kit.artifacts.run_folder import write_result
+from dicm_kit.artifacts.run_folder import write_plugins, write_result
 from dicm_kit.errors import RecipeError, RunError
 from dicm_kit.recipe.load import dump, load
 from dicm_kit.run import compare
 from dicm_kit.training.checkpoint_files import CHECKPOINTS
 from dicm_kit.whole_file import write_whole
+
+PLUGINS = Path(__file__).parents[2] / "plugins"
 
 
 @pytest.fixture
@@ -38,6 +40,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         folder = Path(loaded.recipe.run_dir)
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / "recipe.yaml", dump(loaded.recipe, base=loaded.path.parent))
+        write_plugins(folder, loaded.registry.plugins)
         gauc = 0.6 + loaded.recipe.seed / 100
         skill = loaded.recipe.seed / 10 + loaded.recipe.batch_size / 100
         write_predictions(folder, in_order(rows(skill)), str(loaded.recipe.data.out))
@@ -104,6 +107,23 @@ def test_compare_refuses_the_run_of_another_recipe(tmp_path: Path, started: list
         compare([recipe(tmp_path)], ["batch_size=64"], seeds=1)
     assert str(tmp_path / "run") in str(caught.value)
     assert len(started) == 1
+
+
+def test_compare_refuses_the_run_of_a_plugin_that_was_edited(tmp_path: Path, started: list[list[str]]) -> None:
+    plugin = tmp_path / "mine.py"
+    plugin.write_text((PLUGINS / "example_aggregator/dicm_example_aggregator.py").read_text())
+    given = [recipe(tmp_path)], [f"plugins=[{plugin}]"], 1
+    compare(*given)
+    compare(*given)
+    assert len(started) == 1
+    with plugin.open("a") as file:
+        file.write("# another formula\n")
+    with pytest.raises(RunError, match=r"made with other code of /.*/mine.py than there is now") as caught:
+        compare(*given)
+    assert "Delete it, and it is trained again" in str(caught.value)
+    (tmp_path / "run/plugins.json").unlink()  # a run that does not say what it was made with
+    with pytest.raises(RunError, match="made with other code"):
+        compare(*given)
 
 
 def test_compare_refuses_to_go_on_with_the_unfinished_run_of_another_recipe(

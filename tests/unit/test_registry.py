@@ -115,6 +115,29 @@ def test_an_installed_plugin_is_found_by_its_distributions_name(install: Callabl
     assert "dicm-din" in installed()
 
 
+def test_the_code_of_a_plugin_is_known_by_its_files(install: Callable[..., None], tmp_path: Path) -> None:
+    def code(listed: str) -> str | None:
+        return Registry.load([listed], tmp_path).plugins[-1].code
+
+    (tmp_path / "p.py").write_text(COMPONENT + HOOK)
+    first = code("./p.py")
+    (tmp_path / "copy.py").write_text(COMPONENT + HOOK)
+    assert first == code("./copy.py")
+    (tmp_path / "p.py").write_text(COMPONENT + HOOK + "# other\n")
+    assert first != code("./p.py")
+    install("dicm-din", COMPONENT + HOOK)
+    assert code("dicm-din") == first, "a module by itself, whatever lies beside it"
+    install("dicm-pack", "")
+    (tmp_path / "site/dicm_pack.py").unlink()
+    (tmp_path / "site/dicm_pack").mkdir()
+    (tmp_path / "site/dicm_pack/__init__.py").write_text(COMPONENT + HOOK)
+    (tmp_path / "site/dicm_pack/part.py").write_text("WIDTH = 3\n")
+    whole = code("dicm-pack")
+    (tmp_path / "site/dicm_pack/part.py").write_text("WIDTH = 4\n")
+    assert whole != code("dicm-pack"), "a package with all its parts"
+    assert Registry().plugins[0].code is None
+
+
 def test_entry_points_of_the_same_name_are_both_loaded(install: Callable[..., None], tmp_path: Path) -> None:
     install("dicm-din", COMPONENT + HOOK)
     install("dicm-dien", COMPONENT + HOOK.replace('"mine"', '"other"'))
