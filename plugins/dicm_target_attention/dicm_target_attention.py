@@ -52,7 +52,7 @@ class MultiHeadTargetAttention(InterestAggregator):
     Heads: arXiv:1706.03762, section 3.2.2, head_h = softmax(q W_q (K W_k)^T / sqrt(d)) V W_v, the heads side by side;
     one query, the target, and no last projection, which the net behind it makes anyway.
 
-    Time and values: TIN, arXiv:2308.08487, section 4. Both sides get a learned temporal encoding, here by the
+    Time and values: TIN, arXiv:2308.08487. Both sides get a learned temporal encoding, here by the
     discretised time since the click (its TTE-T): h~_i = h_i + p[bucket(age_i)], t~ = t + p[target]. The weights are of
     t~ and h~_i (target-aware attention), the values are h~_i * t~ (target-aware representation). With one head whose
     projections are the identity it is TIN's u = sum_i softmax_i(<h~_i, t~> / sqrt(d)) (h~_i * t~). Where we differ from
@@ -139,7 +139,7 @@ def dicm_interest_aggregators() -> list[Component[InterestAggregator]]:
             name="multi_head_target_attention",
             config=MultiHeadTargetAttentionConfig,
             build=build,
-            paper="arXiv:2308.08487, section 4",
+            paper="arXiv:2308.08487",
             examples=(
                 {},
                 {"heads": 3, "head_dim": 2, "target_aware": False, "dropout": 0.1, "age_bounds": [2.0]},
