@@ -38,13 +38,14 @@
    `report/sliced.py`, `report/saved.py`, `report/cards.py` its parts, `report/choose.py`, `report/gallery.py`,
    `report/thumbnails.py` the impressions, `report/charts.py`, `report/markup.py`, `report/words.py`
 
-Round it: `cli.py` reads the command line, `help_pages.py` explains it, `run.py` has the commands, `session.py` puts a
-recipe's parts together, trains and tests, with pictures from `picture_source.py`; `reporting.py` lets them be looked
-at; `compare.py` does so for a table of recipes, `bench.py` to measure a step, `memory_check.py` to see whether it fits,
-by `memory_model.py`; `recipe/` reads recipes, `registry.py` loads plugins, `builtin.py` registers our own components,
-`hookspecs.py` has the hooks, `interfaces.py` what a plugin author subclasses, `types.py` what the stages hand on and
-the legend of letters, `errors.py` the errors, `prelu.py` the activation, `memory.py` the allocator and the machine's
-memory, `whole_file.py` files that are there whole or not at all.
+Round it: `cli.py` reads the command line, `commands.py` has each command, `help_pages.py` explains it, `run.py` does
+those that need a recipe or a run, `session.py` puts a recipe's parts together, trains and tests, with pictures from
+`picture_source.py`; `reporting.py` lets them be looked at; `compare.py` does so for a table of recipes, `bench.py` to
+measure a step, `memory_check.py` to see whether it fits, by `memory_model.py`; `recipe/` reads recipes, `registry.py`
+knows the components, `plugin_modules.py` loads plugins, `builtin.py` registers our own components, `hookspecs.py` has
+the hooks, `interfaces.py` what a plugin author subclasses, `types.py` what the stages hand on and the legend of
+letters, `errors.py` the errors, `prelu.py` the activation, `memory.py` the allocator and the machine's memory,
+`whole_file.py` files that are there whole or not at all.
 
 `testing/` is what plugin authors import: `testing/contract.py` makes tests of `testing/plan.py`, every check with every
 config (`testing/given.py`), and `testing/checking.py` does so for `dicm check`. A check (`testing/check.py`) looks at a

@@ -1,7 +1,6 @@
-"""Loads plugins and answers "who is called X?". Our own components come through the same door.
+"""The components of plugins, and who is called X? Our own components come through the same door.
 
-Entry points are iterated here and not by pluggy, which would drop the second of two equal names in silence; each hook
-is called by itself, so that an error is attributed to its plugin.
+Each hook is called by itself, so that an error is attributed to its plugin.
 """
 
 import importlib
@@ -9,12 +8,8 @@ import importlib.util
 import os
 import re
 import sys
-import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass, field, is_dataclass, replace
-from difflib import get_close_matches
-from hashlib import sha256
-from importlib.metadata import Distribution, entry_points
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,9 +19,7 @@ import pluggy
 from dicm_kit import __version__, hookspecs
 from dicm_kit.errors import DicmError, PluginError, did_you_mean, some
 from dicm_kit.interfaces import BaseNet, Component, DataSource, FeatureEncoder, ImageBackbone, InterestAggregator
-
-GROUP = "dicm_kit"
-"""The entry-point group in which a distribution names its plugin modules."""
+from dicm_kit.plugin_modules import Plugin, installed, load_modules, normalised, reason
 
 
 @dataclass(frozen=True)
@@ -52,27 +45,6 @@ KINDS = {
     )
 }
 HOOKS = {kind.hook: kind for kind in KINDS.values()}
-
-
-@dataclass(frozen=True)
-class Plugin:
-    """Where components come from: an installed distribution, a file, or dicm_kit itself."""
-
-    name: str
-    """As a recipe lists it: `dicm-din` or `./my_aggregator.py`."""
-    version: str | None
-    file: str | None = field(default=None, compare=False)
-    """Its module, as far as it is known."""
-    code: str | None = field(default=None, compare=False)
-    """A hash of its Python files; None for dicm_kit itself."""
-
-    def __str__(self) -> str:
-        return f"{self.name} {self.version}" if self.version else self.name
-
-    @property
-    def told(self) -> str:
-        """As errors call it, so that it can be found and mended: with its file, where its name is not that already."""
-        return f"{self} ({self.file})" if self.version and self.file else str(self)
 
 
 @dataclass(frozen=True)
@@ -117,10 +89,7 @@ class Registry:
         Raises:
             PluginError: it is not there, fails, breaks a rule, or provides a name that is taken; nothing is added.
         """
-        if is_file(listed):
-            plugin, modules = _file_plugin(listed, self._base)
-        else:
-            plugin, modules = _installed_plugin(listed)
+        plugin, modules = load_modules(listed, self._base)
         if plugin in self.plugins:
             raise PluginError(f"plugin {plugin.told} is listed twice", todo="List it once.")
         self._register(plugin, modules)
@@ -162,7 +131,7 @@ class Registry:
             if plugin == BUILTIN:
                 raise  # our mistake: its traceback is wanted
             raise PluginError(
-                f"{noun} `{name}` of plugin {plugin.told} could not be built: {_reason(error)}",
+                f"{noun} `{name}` of plugin {plugin.told} could not be built: {reason(error)}",
                 todo=f"Its `build` is to be mended; `dicm check {plugin.name}` shows where it fails.",
             ) from error
         if not isinstance(built, interface):
@@ -215,35 +184,18 @@ class Registry:
             self._manager.register(module, name=f"{plugin.name}:{module.__name__}")
             self._manager.check_pending()
         except pluggy.PluginValidationError as error:
-            reason = str(error).strip().splitlines()[-1]
+            last = str(error).strip().splitlines()[-1]
             raise PluginError(
-                f"plugin {plugin.told} has a hook that cannot be called: {reason}", todo="Hooks take no arguments."
+                f"plugin {plugin.told} has a hook that cannot be called: {last}", todo="Hooks take no arguments."
             ) from error
         for hook in hooks:
             try:
                 components = getattr(module, hook)()
             except Exception as error:
                 raise PluginError(
-                    f"`{hook}` of plugin {plugin.told} failed: {_reason(error)}", todo="A hook only returns a list."
+                    f"`{hook}` of plugin {plugin.told} failed: {reason(error)}", todo="A hook only returns a list."
                 ) from error
             yield from ((HOOKS[hook], each) for each in _checked(plugin, hook, components))
-
-
-def is_file(listed: str) -> bool:
-    """Returns whether an entry of `plugins:` names a file, not an installed distribution."""
-    return listed.endswith(".py") or "/" in listed or os.sep in listed
-
-
-def installed() -> dict[str, Distribution]:
-    """Returns the distributions that declare plugins, by normalised name."""
-    found = (point.dist for point in entry_points(group=GROUP))
-    return {_normalised(dist.name): dist for dist in found if dist is not None}
-
-
-def installed_as(listed: str) -> str | None:
-    """Returns name, version and file of an installed plugin, as errors call it, without importing it."""
-    dist = None if is_file(listed) else installed().get(_normalised(listed))
-    return _plugin_of(dist).told if dist is not None else None
 
 
 def unlisted(listed: list[Plugin]) -> Iterator[Registry]:
@@ -251,7 +203,7 @@ def unlisted(listed: list[Plugin]) -> Iterator[Registry]:
 
     It imports them, so it is for suggestions once something is wrong.
     """
-    known = {_normalised(plugin.name) for plugin in listed}
+    known = {normalised(plugin.name) for plugin in listed}
     for name in sorted(installed().keys() - known):
         registry = Registry()
         try:
@@ -259,115 +211,6 @@ def unlisted(listed: list[Plugin]) -> Iterator[Registry]:
         except PluginError:
             continue
         yield registry
-
-
-def _normalised(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
-def _reason(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
-
-
-def _imported(plugin: Plugin, name: str, file: Path | None = None) -> ModuleType:
-    """Returns the module, imported by name or executed from `file`."""
-    try:
-        if file is None:
-            return importlib.import_module(name)
-        spec = importlib.util.spec_from_file_location(name, file)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module  # dataclasses and inspect look a class's module up by name
-        spec.loader.exec_module(module)
-        return module
-    except (Exception, SystemExit) as error:
-        sys.modules.pop(name, None)
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        is_its_own = last.filename in (str(file), plugin.file)
-        place = f" ({Path(last.filename).name}, line {last.lineno})" if is_its_own else ""
-        mend = "Repair it" if file else "Repair its installation"
-        raise PluginError(
-            f"plugin {plugin.told} failed while it was imported: {_reason(error)}{place}",
-            todo=f"{mend}, or drop it from `plugins:`.",
-        ) from error
-
-
-def _file_plugin(listed: str, base: Path) -> tuple[Plugin, list[ModuleType]]:
-    file = (base / Path(listed).expanduser()).resolve()
-    if not file.is_file():
-        beside = [f"./{each.name}" for each in file.parent.glob("*.py")] if file.parent.is_dir() else []
-        near = get_close_matches(f"./{file.name}", beside, n=1)
-        raise PluginError(
-            f"plugin file `{listed}` does not exist",
-            todo=f"Did you mean `{near[0]}`?" if near else "Files are looked up from the recipe's folder.",
-        )
-    if file.suffix != ".py":
-        raise PluginError(f"plugin file `{listed}` is no Python file", todo="List a file that ends in `.py`.")
-    plugin = Plugin(listed, None, str(file), _hash_of([file]))
-    name = f"dicm_plugin_{re.sub(r'[^0-9a-zA-Z_]', '_', file.stem)}_{sha256(str(file).encode()).hexdigest()[:8]}"
-    return plugin, [_imported(plugin, name, file)]
-
-
-def _installed_plugin(listed: str) -> tuple[Plugin, list[ModuleType]]:
-    known = installed()
-    dist = known.get(_normalised(listed))
-    if dist is None:
-        raise _not_installed(listed, sorted(known))
-    names = _modules_of(dist)
-    plugin = _plugin_of(dist)
-    modules = [_imported(plugin, name) for name in names]
-    return replace(plugin, code=_hash_of(_files_of(modules))), modules
-
-
-def _modules_of(dist: Distribution) -> list[str]:
-    return list(dict.fromkeys(point.module for point in dist.entry_points.select(group=GROUP)))
-
-
-def _plugin_of(dist: Distribution) -> Plugin:
-    return Plugin(dist.name, dist.version, _file_of(_modules_of(dist)[0]))
-
-
-def _file_of(module: str) -> str | None:
-    """Returns where a module would be imported from, without importing it."""
-    try:
-        spec = importlib.util.find_spec(module.partition(".")[0])
-    except (ImportError, ValueError):
-        return None
-    return spec.origin if spec is not None else None
-
-
-def _files_of(modules: list[ModuleType]) -> list[Path]:
-    """Returns the Python files of the packages that the modules are in, or the modules' own."""
-    files = set[Path]()
-    for module in modules:
-        package = sys.modules[module.__name__.partition(".")[0]]
-        for folder in getattr(package, "__path__", ()):
-            files.update(Path(folder).rglob("*.py"))
-        if not hasattr(package, "__path__") and module.__file__ is not None:
-            files.add(Path(module.__file__))
-    return sorted(files)
-
-
-def _hash_of(files: list[Path]) -> str:
-    return sha256(b"\0".join(sha256(file.read_bytes()).digest() for file in files)).hexdigest()
-
-
-def _not_installed(listed: str, known: list[str]) -> PluginError:
-    """Never says to install `listed`: a recipe may come from anyone, and the name may be a typo."""
-    try:
-        importlib.metadata.distribution(listed)
-    except (importlib.metadata.PackageNotFoundError, ValueError):
-        near = did_you_mean(listed, known)
-        names = f"Installed: {some(known)}." if known else "No plugin is installed."
-        return PluginError(
-            f"plugin `{listed}` is not installed",
-            todo=f"{f'{near} ' if near else ''}{names} Known plugins: docs/plugins/directory.md.",
-        )
-    return PluginError(
-        f"`{listed}` is installed, but it is no plugin",
-        todo=f"It declares no entry point in the group `{GROUP}`; see docs/plugins/writing_a_plugin.md.",
-    )
 
 
 def _check_api(plugin: Plugin, module: ModuleType) -> None:

@@ -1,4 +1,4 @@
-"""The commands that do something with a recipe or a run; `cli.py` hands the command line on to them."""
+"""The commands that do something with a recipe or a run; `commands.py` hands the command line on to them."""
 
 import json
 import logging

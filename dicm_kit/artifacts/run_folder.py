@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from dicm_kit.errors import RunError, some
-from dicm_kit.registry import Plugin
+from dicm_kit.plugin_modules import Plugin
 from dicm_kit.training.row_values import VOCAB
 from dicm_kit.whole_file import write_whole
 

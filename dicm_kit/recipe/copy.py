@@ -6,9 +6,9 @@ from pathlib import Path
 import yaml
 
 from dicm_kit.errors import RecipeError
+from dicm_kit.plugin_modules import is_file
 from dicm_kit.recipe.problems import Problem, report
 from dicm_kit.recipe.tree import parse
-from dicm_kit.registry import is_file
 
 
 def copy_recipe(recipe: Path, target: Path, force: bool = False) -> Path:

@@ -11,10 +11,11 @@ from typing import Any, get_args
 import yaml
 
 from dicm_kit.errors import DicmError, RecipeError, did_you_mean
+from dicm_kit.plugin_modules import Plugin
 from dicm_kit.recipe.keys import Key, docs_of, keys_of, type_text, without_null
 from dicm_kit.recipe.load import LoadedRecipe
 from dicm_kit.recipe.schema import Recipe
-from dicm_kit.registry import KINDS, Kind, Plugin, Provided, Registry
+from dicm_kit.registry import KINDS, Kind, Provided, Registry
 
 _SECTION_OF = {
     "feature_encoder": "features.target.item_id",

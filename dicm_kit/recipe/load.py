@@ -10,11 +10,12 @@ import yaml
 
 from dicm_kit import __version__
 from dicm_kit.errors import PluginError, RecipeError
+from dicm_kit.plugin_modules import is_file
 from dicm_kit.recipe import checks, typed
 from dicm_kit.recipe.problems import Problem, report
 from dicm_kit.recipe.schema import FORMAT, Recipe
 from dicm_kit.recipe.tree import Items, Scalar, Section, described, override, parse
-from dicm_kit.registry import Registry, is_file
+from dicm_kit.registry import Registry
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ class Check:
 
 
 CHECKS: dict[str, Check] = {}
-"""Every check by id, in the order in which they run."""
+"""Every check by id."""
 
 
 def check(*kinds: str, once: bool = False, compares: bool = True) -> Callable[[CheckFunction], CheckFunction]:
@@ -64,9 +64,12 @@ def check(*kinds: str, once: bool = False, compares: bool = True) -> Callable[[C
 
 def checks_of(kind: str) -> list[Check]:
     """Returns the checks of a kind of component, in the order in which they run."""
-    from dicm_kit.testing import registered  # noqa: F401 - importing it fills CHECKS
+    from dicm_kit.testing import registered  # fills CHECKS
 
-    return [each for each in CHECKS.values() if kind in each.kinds]
+    files = [f"dicm_kit.testing.{file}" for file in registered.FILES]
+    return sorted(
+        (each for each in CHECKS.values() if kind in each.kinds), key=lambda each: files.index(each.run.__module__)
+    )
 
 
 @dataclass(frozen=True)

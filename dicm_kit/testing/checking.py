@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dicm_kit.errors import PluginError, RecipeError, did_you_mean, some
+from dicm_kit.plugin_modules import Plugin, installed_as
 from dicm_kit.recipe.describe import listing
 from dicm_kit.recipe.keys import keys_of
-from dicm_kit.registry import BUILTIN, Plugin, Provided, Registry, installed_as
+from dicm_kit.registry import BUILTIN, Provided, Registry
 from dicm_kit.testing import quiet_import
 from dicm_kit.testing.check import Outcome
 from dicm_kit.testing.plan import Item, plan

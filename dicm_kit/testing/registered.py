@@ -1,8 +1,8 @@
-"""All checks, in the order in which they run: importing this registers them."""
+"""All checks: importing this registers them."""
 
 from importlib import import_module
 
-for _file in (
+FILES = (
     "every",
     "config_keys",
     "aggregators",
@@ -15,5 +15,8 @@ for _file in (
     "modules",
     "quiet_import",
     "on_ranks",
-):
+)
+"""The files with checks, in the order in which these run."""
+
+for _file in FILES:
     import_module(f"dicm_kit.testing.{_file}")

@@ -24,7 +24,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., st
     def within(group: str) -> list[EntryPoint]:
         return [each for each in entry_points(group=group) if str(each.dist.locate_file("")).startswith(str(tmp_path))]
 
-    monkeypatch.setattr("dicm_kit.registry.entry_points", within)
+    monkeypatch.setattr("dicm_kit.plugin_modules.entry_points", within)
 
     def write(name: str, text: str, version: str = "0.7") -> str:
         module = name.replace("-", "_")

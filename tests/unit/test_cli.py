@@ -24,7 +24,7 @@ EXAMPLE = "plugins/example_aggregator/recipe.yaml"
 @pytest.fixture(autouse=True)
 def in_repository(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY)
-    monkeypatch.setattr("dicm_kit.registry.entry_points", lambda group: [])  # whatever is installed here
+    monkeypatch.setattr("dicm_kit.plugin_modules.entry_points", lambda group: [])  # whatever is installed here
 
 
 @pytest.fixture

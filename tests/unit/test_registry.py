@@ -9,7 +9,8 @@ import pytest
 
 from dicm_kit import __version__
 from dicm_kit.errors import FieldError, PluginError
-from dicm_kit.registry import KINDS, Registry, installed, unlisted
+from dicm_kit.plugin_modules import installed
+from dicm_kit.registry import KINDS, Registry, unlisted
 
 COMPONENT = """
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ def only_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def within(group: str) -> list[EntryPoint]:
         return [each for each in entry_points(group=group) if str(each.dist.locate_file("")).startswith(str(tmp_path))]
 
-    monkeypatch.setattr("dicm_kit.registry.entry_points", within)
+    monkeypatch.setattr("dicm_kit.plugin_modules.entry_points", within)
 
 
 @pytest.fixture
