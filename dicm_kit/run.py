@@ -88,8 +88,7 @@ def run(loaded: LoadedRecipe, *, resume: bool = False, overwrite: bool = False) 
             if is_first():
                 write_whole(folder / RECIPE_FILE, text)
                 print(f"Going on from {checkpoint}.")
-                for changed in changed_plugins(folder, loaded.registry.plugins):
-                    print(f"The code of plugin {changed} is not that which the run was begun with.")
+                _say_changed_plugins(loaded)
                 write_plugins(folder, loaded.registry.plugins)
         session.write_vocabularies()
         session.fit(checkpoint)
@@ -135,6 +134,7 @@ def test(run_dir: Path) -> dict[str, Any]:
     with claimed(run_dir, resume=True, overwrite=False):
         _use_machine(loaded.recipe)
         loaded.recipe.trainer.logger = "none"  # the log is the training's
+        _say_changed_plugins(loaded)
         session = Session(loaded, _prepared(loaded, rehearse(loaded)))
         result = session.test(session.best_checkpoint())
     if is_first():
@@ -203,6 +203,12 @@ def bench(loaded: LoadedRecipe, steps: int) -> Measured:
     if is_first():
         print_measured(session, found)
     return found
+
+
+def _say_changed_plugins(loaded: LoadedRecipe) -> None:
+    if is_first():
+        for plugin in changed_plugins(Path(loaded.recipe.run_dir), loaded.registry.plugins):
+            print(f"The code of plugin {plugin} is not that which the run was made with.")
 
 
 def _fingerprint(loaded: LoadedRecipe) -> str:

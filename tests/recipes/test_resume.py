@@ -130,16 +130,23 @@ def test_what_may_change_may_change(resume: Resume, shop: Path, tmp_path: Path) 
     assert "max_steps: 8" in (tmp_path / "run/recipe.yaml").read_text()
 
 
-def test_other_code_of_a_plugin_is_said_and_kept(resume: Resume, tmp_path: Path) -> None:
+def test_other_code_of_a_plugin_is_said_and_kept(
+    resume: Resume, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     plugin = tmp_path / "mine.py"
     plugin.write_text((DEBUG.parents[1] / "plugins/example_aggregator/dicm_example_aggregator.py").read_text())
-    said = f"The code of plugin {plugin} is not that which the run was begun with."
+    said = f"The code of plugin {plugin} is not that which the run was made with."
     for steps, changed in ((6, True), (7, False), (8, True)):  # the run was begun without any plugin
         code, out, errors = resume(f"trainer.max_steps={steps}", f"plugins=[{plugin}]")
         assert code == 0, errors
         assert (said in out) is changed
         if steps == 7:
             plugin.write_text(plugin.read_text() + "\n")
+    assert cli.main(["test", str(tmp_path / "run")]) == 0
+    assert said not in capsys.readouterr().out
+    plugin.write_text(plugin.read_text() + "\n")
+    assert cli.main(["test", str(tmp_path / "run")]) == 0
+    assert said in capsys.readouterr().out
 
 
 def test_a_best_value_by_another_measure_counts_no_more(resume: Resume, tmp_path: Path) -> None:
