@@ -5,7 +5,7 @@
    `log_config.py` its keys, `log_files.py`, `log_tables.py`, `log_types.py`, `log_csv.py`, `log_blocks.py` reading,
    `log_rows.py`, `log_time.py`, `log_filters.py`, `log_history.py` impressions, `log_side.py` items and users,
    `log_pictures.py`, `log_tar.py`, `log_problems.py` rows that cannot be used; `source_folder.py` a known dataset's
-   files, for plugins; `options.py` the recipe's keys;
+   files, for plugins, `source_tables.py` the tables in them; `options.py` the recipe's keys;
    `prepare.py` the folder, `preparation.py` the steps: `ingest.py` checks, `pictures.py` shards, `parts.py` which rows
    are in which split, `state.py` what is kept so that days can be added, `tables.py` checks and counts
    in `database.py`, `sorting.py` joins, encodes and sorts,
@@ -64,7 +64,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dicm_kit.data.sources.log_files import joined_fingerprint as joined_fingerprint
     from dicm_kit.data.sources.source_folder import SourceFolder as SourceFolder
-    from dicm_kit.data.sources.source_folder import TextTable as TextTable
+    from dicm_kit.data.sources.source_tables import JsonLines as JsonLines
+    from dicm_kit.data.sources.source_tables import SourceTable as SourceTable
+    from dicm_kit.data.sources.source_tables import TextTable as TextTable
     from dicm_kit.errors import DataError as DataError
     from dicm_kit.errors import DicmError as DicmError
     from dicm_kit.errors import FieldError as FieldError
@@ -100,7 +102,9 @@ __version__ = "0.1.0"
 # Imported on first use: `dicm --help` must not wait for torch.
 _HOME = {
     "SourceFolder": "data.sources.source_folder",
-    "TextTable": "data.sources.source_folder",
+    "JsonLines": "data.sources.source_tables",
+    "SourceTable": "data.sources.source_tables",
+    "TextTable": "data.sources.source_tables",
     "joined_fingerprint": "data.sources.log_files",
     "DataError": "errors",
     "DicmError": "errors",

@@ -1,5 +1,6 @@
 """A known dataset's folder: its tables in whatever form, and errors that name file, line, column and what to do."""
 
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,8 @@ import pyarrow.compute as pc
 import pytest
 from little_shop import picture
 
-from dicm_kit import DataError, FieldError, SourceFolder, TextTable
-from dicm_kit.data.sources import log_csv
+from dicm_kit import DataError, FieldError, JsonLines, SourceFolder, TextTable
+from dicm_kit.data.sources import log_csv, source_tables
 from dicm_kit.errors import ImageError
 
 HOLDS = {"ratings.dat": "user::film::stars", "films.txt": "film|title, in latin-1"}
@@ -45,6 +46,12 @@ def test_separators_of_several_letters_no_header_no_quotes_latin_1(tmp_path: Pat
 def test_quoted_values_hold_separators_and_line_ends(tmp_path: Path) -> None:
     made = table(tmp_path, 'user,film,title\n1,2,"a, ""b""\nc"\n3,4,d\n', {"title": "string"})
     assert [row["title"] for row in rows(made)] == ['a, "b"\nc', "d"]
+
+
+@pytest.mark.parametrize("separator", ["", "\0", "§"])
+def test_a_separator_that_cannot_be(separator: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="an ASCII letter but NUL, or several letters"):
+        table(tmp_path, "a\n", separator=separator)
 
 
 def test_a_letter_that_the_encoding_has_not(tmp_path: Path) -> None:
@@ -150,3 +157,103 @@ def test_pictures_by_name_below_a_folder(tmp_path: Path) -> None:
 def test_a_file_that_changes_has_another_fingerprint(tmp_path: Path) -> None:
     before = table(tmp_path, "user,film,stars\n1,2,3\n").fingerprint
     assert table(tmp_path, "user,film,stars\n1,2,4\n").fingerprint != before
+
+
+def test_files_in_folders_below_by_name_and_glob(tmp_path: Path) -> None:
+    for name in ("b/2024.csv", "a/2025.csv", "a/[x].csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("n\n1\n")
+    folder = SourceFolder(f"{tmp_path}/", HOLDS)
+    assert folder.files("*/20*.csv") == ["a/2025.csv", "b/2024.csv"]
+    assert [rows(folder.table(name, {"n": "int64"}))[0]["n"] for name in folder.files("a/2*.csv")] == [1]
+    with pytest.raises(FieldError, match=r"there are several \*/20\*.csv: a/2025.csv, b/2024.csv"):
+        folder.table("*/20*.csv", {"n": "int64"})
+    with pytest.raises(FieldError, match=r"there is no c/\*.csv in .*\n\n  The folder should hold:"):
+        folder.files("c/*.csv")
+
+
+def test_a_packed_file(tmp_path: Path) -> None:
+    (tmp_path / "a.csv.gz").write_bytes(gzip.compress(b"n\n1\n"))
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(b'{"n": 1}\n'))
+    folder = SourceFolder(str(tmp_path), HOLDS)
+    assert rows(folder.table("a.csv.gz", {"n": "int64"})) == [{"n": 1, "row": 0}]
+    assert rows(folder.json_lines("a.jsonl.gz", {"n": "int64"})) == [{"n": 1, "row": 0}]
+
+
+# --- JSON lines ---
+
+PAGES = {"at": "string", "shown": "list[string]", "kcal": "int64?", "price": "float64?", "new": "bool?"}
+
+
+def json_lines(folder: Path, text: str | bytes, columns: dict[str, str] = PAGES) -> JsonLines:
+    (folder / "pages").write_bytes(text.encode() if isinstance(text, str) else text)
+    return SourceFolder(str(folder), HOLDS).json_lines("pages", columns)
+
+
+def test_json_objects_by_key_in_any_order_and_other_keys_are_passed_over(tmp_path: Path) -> None:
+    made = json_lines(
+        tmp_path,
+        '{"shown": ["é", "b"], "at": "2026-03-01T00:00:01.5Z", "x": {"y": [1]}, "kcal": 7, "price": 2, "new": true}\r\n'
+        '\n{"at": "2026-03-02T00:00:00+01:00", "shown": [], "kcal": null}',
+    )
+    first, second = rows(made)
+    assert first == {"at": "2026-03-01T00:00:01.5Z", "shown": ["é", "b"], "kcal": 7, "price": 2, "new": True, "row": 0}
+    assert (second["shown"], second["kcal"], second["price"], second["row"]) == ([], None, None, 1)
+    at = pa.Table.from_batches(made.batches("at"))["at"]
+    assert at.cast(pa.timestamp("ms", "UTC")).cast(pa.int64()).to_pylist() == [1772323201500, 1772406000000]
+    assert rows(made, "kcal") == [{"kcal": 7, "row": 0}, {"kcal": None, "row": 1}]
+    assert made.columns == tuple(PAGES)
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ('{"at": 5, "shown": []}', "`at` is no text: 5"),
+        ('{"at": "", "shown": "a"}', 'each a text: "a"'),
+        ('{"at": "", "shown": ["a", 1]}', r'`shown` is no list, each a text: \["a", 1\]'),
+        ('{"at": "", "shown": [], "kcal": "7"}', '`kcal` is no whole number: "7"'),
+        ('{"at": "", "shown": [], "kcal": 7.0}', "`kcal` is no whole number: 7.0"),
+        ('{"at": "", "shown": [], "kcal": 9223372036854775808}', "`kcal` is no whole number: 9223372036854775808"),
+        ('{"at": "", "shown": [], "price": true}', "`price` is no number: true"),
+        ('{"at": "", "shown": [], "new": 1}', "`new` is no true or false: 1"),
+        ('{"at": "" "shown": []}', 'is no JSON: Expecting \',\' delimiter.*: \'{"at": "" "shown": '),
+        ("[1]", r"is no JSON object: '\[1\]'"),
+        ('{"at": "\udcff", "shown": []}', "is not in UTF-8"),
+    ],
+)
+def test_a_json_line_that_cannot_be_read(line: str, what: str, tmp_path: Path) -> None:
+    good = '{"at": "", "shown": []}\n'
+    made = json_lines(tmp_path, f"{good}\n{line}\n{good}".encode(errors="surrogateescape"))
+    with pytest.raises(DataError, match=f"pages:3: .*{what}"):
+        rows(made)
+
+
+def test_json_that_only_arrow_refuses_is_told_in_its_words(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"pages: cannot be read as JSON lines: .*\(/at\) was specified twice"):
+        rows(json_lines(tmp_path, '{"at": "", "at": "", "shown": []}\n'))
+
+
+def test_json_rows_without_a_value_and_refused_ones_are_named_by_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source_tables, "_BLOCK", 64)
+    lines = [f'{{"user": 7, "n": {n}}}\n' for n in range(30)]
+    lines[12:12] = ["\n", "  \n"]
+    made = json_lines(tmp_path, "".join(lines), {"n": "int64"})
+    assert [row["row"] for row in rows(made)] == [row["n"] for row in rows(made)] == list(range(30))
+    (early,) = [batch for batch in made.batches() if 5 in batch["n"].to_pylist()]
+    with pytest.raises(DataError, match=r"`n` is 5 in 1 row \(line 6\)"):
+        made.refuse(early, pc.equal(early["n"], 5), "`n` is 5")
+    (late,) = [batch for batch in made.batches() if 13 in batch["n"].to_pylist()]
+    with pytest.raises(DataError, match=r"`n` is 13 in 1 row \(line 16\)"):
+        made.refuse(late, pc.equal(late["n"], 13), "`n` is 13")
+    with pytest.raises(DataError, match=r"`n` has no value in 1 row \(line 33\)"):
+        rows(json_lines(tmp_path, "".join([*lines, "{}\n"]), {"n": "int64"}))
+
+
+def test_json_has_no_dates_and_files_have_rows(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="`at`: JSON has no date32, only int64, float64, string, bool and lists"):
+        json_lines(tmp_path, "{}", {"at": "date32"})
+    with pytest.raises(DataError, match="pages: the file is empty"):
+        json_lines(tmp_path, "")
+    assert list(json_lines(tmp_path, "\n").batches()) == []
