@@ -27,11 +27,11 @@
 5. `nets/`      all vectors -> logit:  `mlp.py`, `lr.py`, `two_tower.py`; `layers.py`, `dice.py` what they are made of
 6. `training/`  `module.py` knows the order of 2 to 5;  `per_impression.py`, `loss.py`, `metrics.py`, `slices.py`,
    `bootstrap.py`, `optimizers.py`, `lazy_rules.py` of id tables, `checkpoint.py`, `checkpoint_files.py`, `same_run.py`
-   what a resume may change, `random_state.py`, `callbacks.py`, `early_stop.py`, `strategy.py` several ranks,
-   `launcher.py` their start and end, `sparse_gradients.py` their mean, `table_files.py` rows of sharded tables,
-   `picture_counts.py`, `measure_steps.py` and `part_clock.py` where a step's time goes, `warm_start.py` an earlier
-   run's weights: `taking_over.py` piece by piece, `row_values.py` ids, `same_inputs.py`; what they take of memory:
-   `memory_parts.py`, and a step of it: `small_step.py`, `live_bytes.py`
+   what a resume may change, `random_state.py`, `callbacks.py`, `early_stop.py`, `handed_on.py` in the promised shape,
+   `strategy.py` several ranks, `launcher.py` their start and end, `sparse_gradients.py` their mean, `table_files.py`
+   rows of sharded tables, `picture_counts.py`, `measure_steps.py` and `part_clock.py` where a step's time goes,
+   `warm_start.py` an earlier run's weights: `taking_over.py` piece by piece, `row_values.py` ids, `same_inputs.py`;
+   what they take of memory: `memory_parts.py`, and a step of it: `small_step.py`, `live_bytes.py`
 7. `artifacts/` what a run leaves behind:  `run_folder.py`, `metrics_file.py`, `predictions.py`, `difference.py` of two
    runs, `results.py`, `comparison_files.py`, `picture_costs.py`; `report/page.py` a page to look at:
    `report/collect.py` what it says, `report/gain.py`, `report/training_curves.py`, `report/calibrated.py`,

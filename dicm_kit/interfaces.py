@@ -145,9 +145,9 @@ class InterestAggregator(nn.Module, ABC):
     ) -> Interest:
         """Returns the interest, with weights [B, Q, L] when `need_weights` and there are any.
 
-        `query` holds [B, d] and `history` [B, L, d] by name (see `HistoryShapes`); a vector that is not asked for is
-        not repeated to impressions. Slots where `mask_BL` is False are empty and must not change the result; a row
-        without a filled slot gives a finite vector.
+        `query` holds [B, d] and `history` [B, L, d] by name (see `HistoryShapes`), L is at least 1; a vector that is
+        not asked for is not repeated to impressions. Slots where `mask_BL` is False are empty and must not change the
+        result; a row without a filled slot gives a finite vector.
         """
 
 

@@ -18,6 +18,7 @@ from dicm_kit.features.sharded import AskedRows, ShardedTable, sharded_tables
 from dicm_kit.features.tables import sparse_parameters
 from dicm_kit.images.server import PATIENCE, ImageServer, Prepared
 from dicm_kit.interfaces import BaseNet, FeatureEncoder, InterestAggregator
+from dicm_kit.training.handed_on import handed_on, interest_of
 from dicm_kit.training.loss import StepTotals, add_over_ranks, share_of_global_mean, summed_loss
 from dicm_kit.training.metrics import RankingMetrics
 from dicm_kit.training.optimizers import CtrOptimizer, OptimizerPlan, clip_norm, clip_values, decay_schedule
@@ -87,17 +88,19 @@ class CtrModule(LightningModule):
         interest = self._interest(batch, encoded, pictures, repeat, need_weights)
         # From here on all is per impression; nobody else repeats groups.
         per_impression = replace(encoded, user={name: repeat(vector) for name, vector in encoded.user.items()})
-        logit_N = self.net(per_impression, pictures, interest)
+        logit_N = handed_on("net", self.net, self.net(per_impression, pictures, interest), batch.num_impressions)
         return _Stages(encoded, pictures, Prediction(logit_N.float(), interest))
 
     def _encode(self, batch: Batch) -> Encoded:
         vectors: dict[Side, Vectors] = {side: {} for side in SIDES}
+        rows_of = {"user": (batch.num_groups,), "history": tuple(batch.mask_GL.shape)}
         begun = batch.ahead.rows.result() if isinstance(batch.ahead, _Begun) and batch.ahead.rows else []
         rows = iter(begun)
         for side, name, encoder, column in self._columns(batch):
             if begun and (table := _sharded_table(encoder)) is not None:
                 table.begun = next(rows)
-            vectors[side][name] = encoder(column)
+            shape = *rows_of.get(side, (batch.num_impressions,)), cast(FeatureEncoder, encoder).out_dim
+            vectors[side][name] = handed_on(f"features.{side}.{name}", encoder, encoder(column), *shape)
         return Encoded(**vectors, group_N=batch.group_N)
 
     def _columns(self, batch: Batch) -> Iterator[tuple[Side, str, nn.Module, Column]]:
@@ -167,9 +170,11 @@ class CtrModule(LightningModule):
                 history["image"], mask = pictures.history_GLI, pictures.mask_GL
             if aggregator.uses_target:
                 query = Repeated(of_group, repeat, of_impression)
-                result[slot] = aggregator(query, Repeated(history, repeat), repeat(mask), need_weights)
+                given = aggregator(query, Repeated(history, repeat), repeat(mask), need_weights)
+                result[slot] = interest_of(f"interest.{slot}", aggregator, given, batch.num_impressions)
             else:
-                of_groups = aggregator(of_group, history, mask, need_weights)
+                given = aggregator(of_group, history, mask, need_weights)
+                of_groups = interest_of(f"interest.{slot}", aggregator, given, batch.num_groups)
                 weights = of_groups.weights
                 result[slot] = Interest(repeat(of_groups.vector), None if weights is None else repeat(weights))
         return result

@@ -3,6 +3,7 @@ import dataclasses
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from torch import nn
 from toy import LENGTH, ToyData, share_of, toy_batch, toy_module
 
 from dicm_kit.errors import TrainingError
@@ -10,6 +11,7 @@ from dicm_kit.training.metrics import auc, gauc
 from dicm_kit.training.optimizers import OptimizerPlan
 from dicm_kit.training.per_impression import Repeat, Repeated
 from dicm_kit.training.slices import TargetSlices
+from dicm_kit.types import Interest
 
 
 def trainer(**options):
@@ -197,3 +199,44 @@ def test_split_without_clicks_says_so_once():
         trainer().validate(module, data, verbose=False)
     assert module.results["val"]["log_loss"] > 0
     trainer().validate(module, data, verbose=False)  # a second warning would be an error here
+
+
+class _Wrong(nn.Module):
+    """Gives something else in a component's place."""
+
+    uses_target, out_dim = True, 3
+
+    def __init__(self, given):
+        super().__init__()
+        self.given = given
+
+    def forward(self, *of_batch):
+        return self.given(*of_batch) if callable(self.given) else self.given
+
+
+@pytest.mark.parametrize(
+    ("place", "given", "says"),
+    [
+        ("interest", None, "an `Interest`, and returned a NoneType"),
+        ("interest", Interest(torch.zeros(2, 4)), r"a tensor of shape \[\d+, 3\], and returned one of shape \[2, 4\]"),
+        ("net", lambda *_: torch.zeros(5, 1), r"a tensor of shape \[\d+\], and returned one of shape \[5, 1\]"),
+        ("user", lambda values: torch.zeros(len(values), 2), r"shape \[6, 3\], and returned one of shape \[6, 2\]"),
+        ("history", lambda values: torch.zeros(6, 3), r"shape \[6, \d+, 3\], and returned one of shape \[6, 3\]"),
+    ],
+)
+def test_what_a_component_returns_has_the_promised_shape(place, given, says):
+    module, batch = toy_module(), toy_batch(6)
+    if place == "net":
+        module.net = _Wrong(given)
+        where = "net"
+    elif place == "interest":
+        slot = next(iter(module.interest))
+        module.interest[slot] = _Wrong(given)
+        where = f"interest.{slot}"
+    else:
+        column = next(iter(module.encoders[place]))
+        module.encoders[place][column] = _Wrong(given)
+        where = f"features.{place}.{column.removesuffix('_of')}"
+    with pytest.raises(TrainingError, match=f"{where}: `_Wrong` .*test_module.py.* should return .*{says}") as caught:
+        module(batch)
+    assert "test_module.py` runs the checks" in caught.value.todo
