@@ -157,7 +157,10 @@ class Registry:
                 )
         known = [each.component.name for each in self.provided(kind)]
         near = did_you_mean(name, known)
-        return f"{f'{near} ' if near else ''}Known: {some(known, 20)}. See `dicm ls {kind}`."
+        return (
+            f"{f'{near} ' if near else ''}Known: {some(known, 20)}. See `dicm ls {kind}`. "
+            "That of a plugin is found where the recipe lists the plugin, by file or name, under `plugins:`."
+        )
 
     def _register(self, plugin: Plugin, modules: list[ModuleType]) -> None:
         found: dict[tuple[str, str], Provided] = {}
