@@ -38,6 +38,8 @@ class PartTally:
     entries: int = 0
     one_impression: int = 0
     """Groups of one impression."""
+    tied: int = 0
+    """Impressions whose group has a history entry of its own second."""
     first: int | None = None
     """Time of the first impression."""
     last: int | None = None
@@ -161,6 +163,9 @@ class Scanner:
         tally.unseen_items += int((~self._in_training[item]).sum())
         tally.entries += len(batch.history_item)
         tally.one_impression += int((batch.lengths == 1).sum())
+        known = batch.history_lengths > 0
+        newest = batch.history_age[batch.history_offsets[:-1][known]]
+        tally.tied += int(batch.lengths[known][newest == 0].sum())
         if len(item):
             first, last = int(batch.time.min()), int(batch.time.max())
             tally.first = first if tally.first is None else min(tally.first, first)

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from damage import lanes, shop
+from damage import lanes, pages, shop
 from little_shop import DAY, LittleShop, picture
 
 from dicm_kit.data.audit import Audit, audit, text
@@ -17,17 +17,6 @@ from dicm_kit.data.options import HistoryOptions, NegativeOptions, PrepareOption
 from dicm_kit.data.prepare import prepare
 
 OPTIONS = PrepareOptions(lanes=2, partitions=2)
-Rows = list[tuple[int, int, int, int]]
-
-
-def pages(users: int = 150, days: int = 4, size: int = 10, clicked: int = 3) -> Rows:
-    """Every user sees one page a day, at a time of their own, of different items; the first ones are clicked."""
-    return [
-        (user, 20 + (user * 7 + day * 3 + place) % 30, day * DAY + user * 60, int(place < clicked))
-        for user in range(users)
-        for day in range(days)
-        for place in range(size)
-    ]
 
 
 def made(folder: Path, source: LittleShop, options: PrepareOptions = OPTIONS) -> Audit:
