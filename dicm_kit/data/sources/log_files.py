@@ -18,8 +18,8 @@ CSV = {".csv": ",", ".csv.gz": ",", ".tsv": "\t", ".tsv.gz": "\t"}
 """Endings of CSV files and what separates their values."""
 _JSON = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".ndjson.gz", ".json.gz")
 _READS_JSON = (
-    "Of JSON lines make Parquet, a row for each impression or item, or read them in a plugin: `SourceFolder.json_lines` in "
-    "docs/plugins/data_sources.md."
+    "Of JSON lines make Parquet, a row for each impression or item, or read them in a plugin: "
+    "`SourceFolder.json_lines` in docs/plugins/data_sources.md."
 )
 
 _BLOCK = 65_536
