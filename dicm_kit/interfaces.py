@@ -255,7 +255,10 @@ class DataSource(ABC):
         """Yields a piece's impressions: `user`, `item` (int64 or string, never null), `time` (int64 seconds), `label`
         (0 or 1), the context columns, and where the source has them `order` (int64, breaks ties of time), `weight`
         (float32), `split` (train, val or test), `history` (a list of items clicked before, newest first) with
-        `history_time` (a list of int64), and `click_probability` (float64: the truth, of made-up data only)."""
+        `history_time` (a list of int64), and `click_probability` (float64: the truth, of made-up data only).
+
+        Impressions of one page must have the same `time` and `order`: histories hold the clicks before, in that order.
+        """
 
     @abstractmethod
     def items(self) -> "Iterator[pa.RecordBatch]":

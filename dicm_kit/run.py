@@ -29,6 +29,7 @@ from dicm_kit.data.audit import AUDIT_FILE, complaints, is_audited, write_audit
 from dicm_kit.data.audit import text as audit_text
 from dicm_kit.data.dataset import DATASET_FILE, Dataset
 from dicm_kit.data.options import PrepareOptions
+from dicm_kit.data.prepare import code_of
 from dicm_kit.data.prepare import prepare as prepare_dataset
 from dicm_kit.errors import DataError, DicmError, FieldError, RecipeError, RunError, some
 from dicm_kit.memory import keep_pages
@@ -77,6 +78,7 @@ def run(loaded: LoadedRecipe, *, resume: bool = False, overwrite: bool = False) 
             write_plugins(folder, loaded.registry.plugins)
         _use_machine(recipe)
         dataset = (_trained_on(checkpoint, recipe) if checkpoint else None) or _prepared(loaded, source)
+        _say_changed_source(loaded, dataset)
         _check_test_split(dataset)
         if is_first() and not is_audited(dataset):
             print(f"{complaints(write_audit(dataset))}\nThe whole audit: {dataset.folder / AUDIT_FILE}")
@@ -103,6 +105,7 @@ def prepare(loaded: LoadedRecipe) -> Dataset:
     dataset = _prepared(loaded, rehearse(loaded))
     audit = write_audit(dataset)
     print(audit_text(audit))
+    _say_changed_source(loaded, dataset)
     if audit.problems:
         raise DataError(
             f"the audit found {len(audit.problems)} problems: see above",
@@ -211,6 +214,17 @@ def _say_changed_plugins(loaded: LoadedRecipe) -> None:
             print(f"The code of plugin {plugin} is not that which the run was made with.")
 
 
+def _say_changed_source(loaded: LoadedRecipe, dataset: Dataset) -> None:
+    """Says so when the dataset folder was prepared with other code of the plugin that its source comes from."""
+    plugin = loaded.registry.owner("data_source", loaded.recipe.data.name).plugin
+    made = code_of(dataset.folder)
+    if is_first() and made is not None and plugin.code is not None and made != plugin.code:
+        print(
+            f"The code of plugin {plugin} has changed since {dataset.folder} was prepared. If the tables would come "
+            "out different now, raise the version in its `fingerprint`, or delete the folder."
+        )
+
+
 def _fingerprint(loaded: LoadedRecipe) -> str:
     return _prepared(loaded, rehearse(loaded)).fingerprint
 
@@ -278,6 +292,7 @@ def _prepared(loaded: LoadedRecipe, source: Any) -> Dataset:
     keys = {each.name for each in fields(PrepareOptions)} & {each.name for each in fields(data)}
     options = PrepareOptions(**{name: getattr(data, name) for name in keys})
     try:
-        return prepare_dataset(source, options, data.out, memory_mb=data.memory_mb)
+        code = loaded.registry.owner("data_source", data.name).plugin.code
+        return prepare_dataset(source, options, data.out, memory_mb=data.memory_mb, code=code)
     except FieldError as error:
         raise loaded.error(f"data.{error.field}", error.what, error.todo) from error

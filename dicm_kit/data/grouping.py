@@ -9,6 +9,8 @@ from dicm_kit.data.ragged import Ragged, offsets_of
 from dicm_kit.data.windows import Array
 
 DAY = 86_400
+LATEST = 2**33
+"""Seconds since 1970, in the year 2242: numbers of this size and above are milliseconds or finer."""
 EARLIER = -1
 
 

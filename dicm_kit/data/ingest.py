@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from dicm_kit.data.grouping import LATEST
 from dicm_kit.data.ragged import offsets_of
 from dicm_kit.data.steps import parquet_file, publish
 from dicm_kit.errors import DataError, did_you_mean, some
@@ -40,6 +41,8 @@ _RANGES: dict[str, tuple[Callable[[np.ndarray], np.ndarray], str]] = {
     "weight": (lambda weight: np.isfinite(weight) & (weight >= 0), "not a finite number of at least 0"),
     "click_probability": (lambda share: (share >= 0) & (share <= 1), "not between 0 and 1"),
 }
+_FINE = "`time` is not in seconds since 1970 (milliseconds or finer?)"
+_YEAR = 31_556_952  # seconds
 _ROW = "row_number"
 
 
@@ -234,6 +237,13 @@ class _Problems:
                 null = column.is_null().to_numpy(zero_copy_only=False)
                 self._add(f"`{name}` is null", [f"row {row}" for row in rows[null][:5]], column.null_count)
                 column = column.fill_null(0) if name in _RANGES else column
+            if name == "time":
+                values = column.fill_null(0).to_numpy()
+                wrong = np.flatnonzero((values >= LATEST) | (values <= -LATEST))
+                examples = [
+                    f"row {rows[row]}: {values[row]}, the year {1970 + values[row] // _YEAR}" for row in wrong[:5]
+                ]
+                self._add(_FINE, examples, len(wrong))
             if name == "history_time":
                 late = _later(column, batch["time"])
                 examples = [f"row {row}" for row in rows[late][:5]]
@@ -257,9 +267,9 @@ class _Problems:
         lines = []
         for what, count in self._counts.items():
             lines.append(f"{what} in {count:,} rows ({', '.join(self._examples[what][:5])})")
-        raise DataError(
-            "; ".join(lines), where=self._where, todo="Mend these rows, or leave them out, and prepare again."
-        )
+        seconds = "Convert them to whole seconds; what lies below is `order`. " if _FINE in self._counts else ""
+        todo = f"{seconds}Mend these rows, or leave them out, and prepare again."
+        raise DataError("; ".join(lines), where=self._where, todo=todo)
 
 
 def _later(lists: "pa.Array", time: "pa.Array") -> np.ndarray:

@@ -15,6 +15,8 @@ from dicm_kit.shards import ShardWriter, check_picture
 if TYPE_CHECKING:
     import pyarrow as pa
 
+NOT_YIELDED = "the data source yields no such picture"
+"""Why a picture that items name counts as missing, where nothing is wrong with its bytes."""
 _AT_ONCE = 256
 _THREADS = 2  # decoding leaves Python's lock; more would not wait for the one stream any less
 

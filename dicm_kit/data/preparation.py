@@ -39,6 +39,7 @@ class Preparation:
         asked: Asked,
         memory_mb: int,
         show: Shown,
+        code: str | None,
     ):
         self.source, self.options, self.out, self.asked, self.show = source, options, out, asked, show
         self.work = work
@@ -48,7 +49,7 @@ class Preparation:
         self.pieces = list(source.pieces) if state is None else state.added(source, options, out)
         self.state = state or State({}, "", 0, None)
         self._rows: list[int] = []
-        self.steps = Steps(self.work, asked.how, asked.fingerprint)
+        self.steps = Steps(self.work, asked.how, asked.fingerprint, code)
         self.tables = Tables(source, options, self.work, out, memory_mb)
 
     def run(self) -> Path:
@@ -281,7 +282,8 @@ class Preparation:
     def _state(self, parts: list[Part]) -> State:
         new = {piece: self.source.pieces[piece] for piece in self.pieces}
         last_day = parts[-1].days[1] if parts and parts[-1].days else None
-        return State(self.state.pieces | new, self.source.snapshot, self.state.rows + self._new_rows(), last_day)
+        code = self.steps.code if self.before is None else self.state.code
+        return State(self.state.pieces | new, self.source.snapshot, self.state.rows + self._new_rows(), last_day, code)
 
 
 def _write_targets(file: Path, targets: np.ndarray) -> None:

@@ -34,7 +34,7 @@ from dicm_kit.data.steps import full_disk_explained, locked, move_in, publish
 from dicm_kit.errors import DataError
 from dicm_kit.interfaces import DataSource
 
-__all__ = ["GroupOptions", "HistoryOptions", "NegativeOptions", "PrepareOptions", "SplitOptions", "prepare"]
+__all__ = ["GroupOptions", "HistoryOptions", "NegativeOptions", "PrepareOptions", "SplitOptions", "code_of", "prepare"]
 
 _WORK = ".prepare"
 _LOCK = ".prepare.lock"
@@ -48,13 +48,14 @@ def prepare(
     *,
     progress: bool = True,
     memory_mb: int = 256,
+    code: str | None = None,
 ) -> Dataset:
     """Returns the dataset folder `out` of the source: made, gone on with where a run was cut off, grown by the days
     that are new, or as it is.
 
     A folder of another source, of other options, of another version or of a log that changed is left alone: DataError.
     One process prepares a folder, others wait for it. `memory_mb`: what sorting and joining may take, in MB, before
-    they go to disk under `out`.
+    they go to disk under `out`. `code`: a hash of the source's code, which the folder keeps; `code_of` returns it.
     """
     check_options(options)
     out = Path(out)
@@ -73,10 +74,16 @@ def prepare(
             return done
         (out / _WORK).mkdir(exist_ok=True)
         with full_disk_explained(out, lambda: show.step):
-            new = Preparation(source, options, out, out / _WORK, asked, memory_mb, show).run()
+            new = Preparation(source, options, out, out / _WORK, asked, memory_mb, show, code).run()
             publish(new, out / _WORK / _READY)
             _finish(out)
             return Dataset.open(out)
+
+
+def code_of(folder: Path) -> str | None:
+    """Returns the hash of the code that a dataset folder was prepared with; None where it keeps none."""
+    state = State.read(folder / STATE)
+    return state.code if state else None
 
 
 def _asked(source: DataSource, options: PrepareOptions, out: Path) -> Asked:

@@ -1,7 +1,7 @@
 """What a dataset folder remembers of its log, in `state/`, so that days are added without reading the earlier ones.
 
 ```
-state/log.json                  the pieces that were read, and the snapshot of items, users and pictures
+state/log.json                  the pieces that were read, the snapshot of items, users and pictures, the source's code
 state/items.parquet             the items as they came, with their row numbers
 state/pictures.parquet          picture name -> key, or why not
 state/parts/<part>/users.parquet, items.parquet, context-<column>.parquet    how often the part's log has each value,
@@ -37,6 +37,8 @@ class State:
     """Rows of all pieces."""
     last_day: int | None
     """The last UTC day that has samples, as a number since 1970; None where the split is not by time."""
+    code: str | None = None
+    """A hash of the code that its first days were read with; None for a source that comes from no plugin."""
 
     @classmethod
     def read(cls, folder: Path) -> "State | None":

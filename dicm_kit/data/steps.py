@@ -75,11 +75,13 @@ def parquet_file(path: Path, schema: "pa.Schema", **options: Any) -> "Iterator[p
 class Steps:
     """Which steps of a preparation are finished, kept in `work/state.json` with what they were done for."""
 
-    def __init__(self, work: Path, how: str, content: str):
+    def __init__(self, work: Path, how: str, content: str, code: str | None):
         """Takes fingerprints of how the folder is made, and of what is made: when only the second has changed, the
-        log has grown since a run was cut off, and all steps are done again."""
+        log has grown since a run was cut off, and all steps are done again. `code`: of the source's plugin."""
         self.work, self._for = work, {"how": how, "content": content}
         self._finished: list[str] = []
+        self.code = code
+        """That with which the first step was done."""
         try:
             state = json.loads((work / _STATE).read_text())
         except FileNotFoundError:
@@ -92,6 +94,7 @@ class Steps:
             )
         if state["content"] == content:
             self._finished = state["finished"]
+            self.code = state.get("code") if self._finished else code
         else:
             shutil.rmtree(work)
             work.mkdir()
@@ -106,7 +109,7 @@ class Steps:
         self._save()
 
     def _save(self) -> None:
-        state = {**self._for, "finished": self._finished}
+        state = {**self._for, "finished": self._finished, "code": self.code}
         write_whole(self.work / _STATE, json.dumps(state).encode())
 
 

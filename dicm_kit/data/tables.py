@@ -7,6 +7,7 @@ from pathlib import Path
 from dicm_kit.data.database import Database
 from dicm_kit.data.options import PrepareOptions
 from dicm_kit.data.parts import log_query
+from dicm_kit.data.pictures import NOT_YIELDED
 from dicm_kit.data.sorting import Sorting
 from dicm_kit.data.state import STATE, Part, known_since
 from dicm_kit.data.steps import publish
@@ -109,7 +110,7 @@ class Tables(AbstractContextManager["Tables"]):
         items = f"read_parquet({quoted(self.new / STATE / 'items.parquet')})"
         wanted = f"SELECT DISTINCT picture::VARCHAR AS name FROM {items} WHERE picture IS NOT NULL"
         query = f"""SELECT name, reason FROM {names} WHERE key = 0 UNION ALL
-            SELECT name, 'the data source yields no such picture' FROM ({wanted}) ANTI JOIN {names} USING (name)
+            SELECT name, '{NOT_YIELDED}' FROM ({wanted}) ANTI JOIN {names} USING (name)
             ORDER BY name"""
         self._database.publish(query, self.new / "images" / "rejected.parquet")
 

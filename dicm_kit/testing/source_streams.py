@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from dicm_kit.data.grouping import LATEST
 from dicm_kit.pixels import check_picture
 from dicm_kit.testing.check import DoesNotApply, Failed, check
 from dicm_kit.testing.data_sources import KIND
@@ -92,7 +93,7 @@ def times_are_whole_seconds(setting: SourceSetting) -> None:
     wrong = [each for each in times if not isinstance(each, int) or isinstance(each, bool)]
     if wrong:
         raise Failed(f"`time` is {wrong[0]!r}; convert it to whole seconds since 1970")
-    if times and max(times) > 2**35:  # the year 3058
+    if times and max(times) >= LATEST:
         raise Failed(f"`time` is as large as {max(times)}: milliseconds or finer? Convert it to seconds")
 
 

@@ -1,16 +1,22 @@
 """docs/plugins/data_sources.md, block by block, on a market of made-up bikes; recipes in the plugins' README.md."""
 
 import ast
+import gzip
+import json
 import runpy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import yaml
 from blocks import blocks, command_lines, saved_files
 from little_shop import picture
 
 from dicm_kit import DicmError, cli
+from dicm_kit.data.audit import audit
+from dicm_kit.data.prepare import PrepareOptions, prepare
 from dicm_kit.recipe.build import rehearse
 from dicm_kit.recipe.load import load
 from dicm_kit.testing.plan import plan
@@ -43,9 +49,11 @@ def market(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_its_commands_in_order(market: Path) -> None:
-    assert sorted(path.name for path in market.glob("*.*")) == ["bikes.py", "bikes.yaml", "test_bikes.py"]
+    saved = ["bikes.py", "bikes.yaml", "dishes.py", "test_bikes.py"]
+    assert sorted(path.name for path in market.glob("*.*")) == saved
     commands = [words for block in blocks(PAGE) if block.language == "bash" for words in command_lines(block.text)]
-    assert [words[1] for words in commands] == ["check", "check", "prepare", "run"]
+    assert [words[1] for words in commands] == ["check", "check", "prepare", "run", "check"]
+    write_dishes(market / "dishes")
     for words in commands:
         assert cli.main(words[1:]) == 0
     assert (market / "runs/bikes/test.json").is_file()
@@ -68,6 +76,63 @@ def test_a_wrong_line_is_named(market: Path) -> None:
     made = source["build"](source["BikesConfig"](root="bikes"))
     with pytest.raises(DicmError, match=r"visits.txt:401: `milliseconds` is no whole number: 'yesterday'"):
         list(made.impressions("visits.txt"))
+
+
+def write_dishes(folder: Path, days: int = 4) -> None:
+    """Writes four days of 20 pages as the page describes them, two in the same second; a dish of two pages is opened
+    in one of them."""
+    (folder / "events").mkdir(parents=True)
+    dishes = [{"id": f"d{number}", "cuisine": "thai" if number % 2 else None} for number in range(7)]
+    (folder / "dishes.jsonl").write_text("".join(f"{json.dumps(dish)}\n" for dish in dishes))
+    for day in range(10, 10 + days):
+        pages = [
+            {
+                "at": f"2026-03-{day}T08:{number:02}:{number % 2:02}.{number % 3}97Z",
+                "guest": f"g{number % 4}",
+                "shown": [f"d{(number + day + place) % 7}" for place in range(3)],
+                "opened": [f"d{(number + day + 1) % 7}"] * (number % 3 > 0),
+            }
+            for number in range(20)
+        ]
+        pages[1] |= {"at": pages[0]["at"], "guest": pages[0]["guest"]}
+        text = "".join(f"{json.dumps(page)}\n" for page in pages)
+        (folder / f"events/2026-03-{day}.jsonl.gz").write_bytes(gzip.compress(text.encode()))
+
+
+def dishes(market: Path) -> Any:
+    source = runpy.run_path(str(market / "dishes.py"))
+    (component,) = source["dicm_data_sources"]()
+    return component.build(component.config(root="dishes"))
+
+
+def test_dishes_of_a_page_have_one_time_and_order(market: Path) -> None:
+    write_dishes(market / "dishes", days=5)
+    source = dishes(market)
+    assert list(source.pieces) == [f"events/2026-03-{day}.jsonl.gz" for day in range(10, 15)]
+    rows = pa.Table.from_batches(source.impressions("events/2026-03-10.jsonl.gz")).to_pylist()
+    assert [(row["user"], row["item"], row["order"], row["label"], row["place"]) for row in rows[9:15]] == [
+        ("g3", "d6", 97_000, 0, 0),
+        ("g3", "d0", 97_000, 0, 1),
+        ("g3", "d1", 97_000, 0, 2),
+        ("g0", "d0", 197_000, 0, 0),
+        ("g0", "d1", 197_000, 1, 1),
+        ("g0", "d2", 197_000, 0, 2),
+    ]
+    assert {row["time"] for row in rows[12:15]} == {1_773_129_840}
+    assert sum(row["label"] for row in rows) == 13
+    dataset = prepare(source, PrepareOptions(lanes=2, partitions=2), market / "out", progress=False)
+    assert sum(split.impressions for split in dataset.splits.values()) == 5 * 60
+    assert sum(split.groups for split in dataset.splits.values()) == 5 * 19, "two pages of a guest are of one moment"
+    (ages, *_) = audit(dataset).checks
+    assert (ages.outcome, "same second" in ages.said) == ("ok", False)
+
+
+def test_a_page_with_a_wrong_time_is_named(market: Path) -> None:
+    write_dishes(market / "dishes")
+    file = market / "dishes/events/2026-03-11.jsonl.gz"
+    file.write_bytes(gzip.compress(gzip.decompress(file.read_bytes()).replace(b"T08:05", b" 08:05")))
+    with pytest.raises(DicmError, match=r"2026-03-11.jsonl.gz: `at` is no ISO time with an offset in 1 row \(line 6\)"):
+        list(dishes(market).impressions("events/2026-03-11.jsonl.gz"))
 
 
 def test_it_is_short() -> None:

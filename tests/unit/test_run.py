@@ -93,6 +93,44 @@ def test_run_prints_the_warnings_of_what_it_prepared_once(
     with pytest.raises(BegunError):
         run.run(debug(tmp_path, run_dir="again"))
     assert capsys.readouterr().out == ""
+    plugin = tmp_path / "mine.py"
+    plugin.write_text(SHOP_AGAIN)
+    state = tmp_path / "data/state/log.json"
+    state.write_text(json.dumps(json.loads(state.read_text()) | {"code": "another"}))
+    with pytest.raises(BegunError):
+        run.run(debug(tmp_path, f"plugins=[{plugin}]", "data.name=again", run_dir="third"))
+    assert capsys.readouterr().out.startswith(f"The code of plugin {plugin} has changed since ")
+
+
+def test_other_code_of_a_source_is_said_and_nothing_is_prepared_anew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plugin = tmp_path / "mine.py"
+    plugin.write_text(SHOP_AGAIN)
+    overrides = (f"plugins=[{plugin}]", "data.name=again")
+    said = f"The code of plugin {plugin} has changed since {tmp_path / 'data'} was prepared. If the tables"
+    before = run.prepare(debug(tmp_path, *overrides))
+    assert said not in capsys.readouterr().out
+    plugin.write_text(SHOP_AGAIN.replace("# as it was", "# no more"))
+    assert run.prepare(debug(tmp_path, *overrides)) == before
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("The code of plugin"))
+    assert line.startswith(said)
+    assert line.endswith("raise the version in its `fingerprint`, or delete the folder.")
+    plugin.write_text(SHOP_AGAIN)
+    run.prepare(debug(tmp_path, *overrides))
+    assert said not in capsys.readouterr().out
+
+
+SHOP_AGAIN = """
+from dataclasses import replace
+from dicm_kit import builtin, hookimpl
+
+dicm_api = 1
+
+@hookimpl
+def dicm_data_sources():  # as it was
+    return [replace(each, name="again") for each in builtin.dicm_data_sources() if each.name == "synthetic"]
+"""
 
 
 def test_prepare_and_extract_say_what_comes_next(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ PICTURED, KNOWN_HISTORY = 0.5, 0.3
 """Shares of impressions: with a picture, with a history."""
 TESTED, COMPARED = 1000, 100
 """Impressions of test, and users with both labels in it."""
-UNKNOWN_USERS, REPEATED, SHARED, REJECTED = 0.2, 0.01, 0.01, 0.01
+UNKNOWN_USERS, REPEATED, SHARED, REJECTED, ABSENT = 0.2, 0.01, 0.01, 0.01, 0.1
 SHARED_ITEMS = 20
 INCOMPLETE = 0.5
 """The last day has less than this share of the median day."""
@@ -121,11 +121,17 @@ def _of_pictures(pictures: PictureCounts) -> Iterator[tuple[str, str]]:
             f"one picture is that of {pictures.shared_by:,} items ({share:.1%}), as {pictures.shared_examples[0]}",
             "A placeholder says nothing of the item: leave it out of the items' picture column.",
         )
-    named = pictures.stored + pictures.rejected
-    if pictures.rejected > REJECTED * max(1, named):
+    if pictures.rejected > REJECTED * (pictures.stored + pictures.rejected):
         yield (
-            f"pictures that are rejected or missing: {pictures.rejected:,} of {named:,}",
-            "See images/rejected.parquet. Mend them and prepare again.",
+            f"pictures that cannot be used: {pictures.rejected:,}, beside {pictures.stored:,} that are stored",
+            "images/rejected.parquet says why. Mend these files and prepare again.",
+        )
+    if pictures.absent > ABSENT * (pictures.stored + pictures.absent):
+        yield (
+            f"pictures that items name and that are not there: {pictures.absent:,}, beside {pictures.stored:,} that "
+            "are stored",
+            "Harmless where there is no photo: the model sees that there is none. But look at some of the names in "
+            "images/rejected.parquet: if there is a photo, it is called otherwise or lies elsewhere.",
         )
 
 

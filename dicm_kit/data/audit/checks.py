@@ -15,6 +15,10 @@ from dicm_kit.data.audit.users import Repeats, Users, earlier_split_after
 from dicm_kit.data.dataset import SPLITS, Dataset
 from dicm_kit.errors import some
 
+_TIED = 0.1
+"""Of impressions with a history, those with a click of their own second, to all that are clicked. Where each impression
+of a page of n is a group of its own, about (n - 1) / 2: at least a half. Where pages are groups, next to none: nobody
+clicks and is shown the next page within one second."""
 _MOST = 0.5  # share of groups with a positive whose history may hold it, where histories come from elsewhere
 
 
@@ -70,8 +74,31 @@ def check_ages(scan: Scan) -> Check:
         said = "cannot be told: all ages are 0, so the samples do not say when histories happened"
         return Check(name, "unknown", said)
     moment = {"days": "day", "seconds": "second", "none": "time"}[scan.clock]
-    ties = f"; {ages.zero:,} are of the same {moment}, and only the log's order says which came first"
-    return Check(name, "ok", f"{entries:,} entries{ties if ages.zero else ''}")
+    said = f"{entries:,} entries"
+    if ages.zero:
+        said += f"; {ages.zero:,} are of the same {moment}, and only the log's order says which came first"
+    tied, known, clicked = _shares(scan)
+    if scan.clock != "seconds" or tied <= _TIED * clicked:  # a day, or a turn in the order, has many pages
+        return Check(name, "ok", said)
+    return Check(
+        name,
+        "look",
+        f"{said}: {tied:.1%} of the {known:,} impressions with a history have a click of their own second in it, and "
+        f"{clicked:.1%} of all are clicked",
+        ages.zero,
+        todo="Is it a click of the same page? The impressions of a page must have the same `time` and `order`: else "
+        "each is a group of its own, and the page's clicks leak into its own histories.",
+    )
+
+
+def _shares(scan: Scan) -> tuple[float, int, float]:
+    """Returns the share of impressions that have a click of their own second in their history, of those with one, how
+    many these are, and the share of all impressions that are clicked."""
+    tallies = scan.parts.values()
+    tied, known, positives, whole = (
+        sum(getattr(tally, name) for tally in tallies) for name in ("tied", "with_history", "positives", "impressions")
+    )
+    return tied / max(1, known), known, positives / max(1, whole)
 
 
 def check_splits(dataset: Dataset, scan: Scan, users: Users, joins: Joins) -> Check:

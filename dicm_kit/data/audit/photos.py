@@ -36,7 +36,7 @@ def look_at_pictures(dataset: Dataset, findings: Findings) -> PictureCounts:
 
 
 def _refused(file: Path, findings: Findings) -> dict[str, Refused]:
-    """Returns the rejected and missing pictures by reason."""
+    """Returns the pictures that count as missing by reason."""
     import pyarrow.parquet as pq
 
     text = ("string", "large_string")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dicm_kit.data.dataset import Split
+from dicm_kit.data.pictures import NOT_YIELDED
 
 Outcome = Literal["ok", "fail", "look", "unknown"]
 """`look`: something a person should judge; `unknown`: it cannot be checked."""
@@ -78,7 +79,7 @@ class SplitCounts:
 
 @dataclass(frozen=True)
 class Refused:
-    """Pictures that are rejected or missing for one reason."""
+    """Pictures that count as missing for one reason."""
 
     count: int
     names: tuple[str, ...]
@@ -96,7 +97,7 @@ class PictureCounts:
     stored: int
     """Pictures in the shards."""
     refused: dict[str, Refused]
-    """By reason; the most frequent first."""
+    """Pictures that count as missing, by reason; the most frequent first."""
     shared_by: int
     """Items that have the most common picture."""
     shared_key: int
@@ -104,9 +105,14 @@ class PictureCounts:
     """Some of these items."""
 
     @property
+    def absent(self) -> int:
+        """Names that items give, of pictures that there are not."""
+        return self.refused[NOT_YIELDED].count if NOT_YIELDED in self.refused else 0
+
+    @property
     def rejected(self) -> int:
-        """Pictures that are rejected or missing."""
-        return sum(each.count for each in self.refused.values())
+        """Pictures that there are, and that cannot be used."""
+        return sum(each.count for each in self.refused.values()) - self.absent
 
 
 @dataclass(frozen=True)

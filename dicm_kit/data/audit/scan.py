@@ -11,13 +11,12 @@ from dicm_kit.data.audit.batch import Layout, SampleBatch
 from dicm_kit.data.audit.format import PAGE, has_columns
 from dicm_kit.data.audit.result import Clock, Findings
 from dicm_kit.data.dataset import SPLITS, Dataset, lane_file
-from dicm_kit.data.grouping import DAY
+from dicm_kit.data.grouping import DAY, LATEST
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 _GROUPS = 8_192  # read at once
-_LATEST = 2**33  # seconds: the year 2242
 _TODO = f"{PAGE}, on samples/."
 CLOCK = 315_532_800
 """1980: logs whose times are all earlier have no clock, but numbers that say what came first."""
@@ -38,6 +37,8 @@ class PartTally:
     entries: int = 0
     one_impression: int = 0
     """Groups of one impression."""
+    tied: int = 0
+    """Impressions whose group has a history entry of its own second."""
     first: int | None = None
     """Time of the first impression."""
     last: int | None = None
@@ -147,7 +148,7 @@ class Scanner:
             found["click probabilities that are not between 0 and 1"] = ~((truth >= 0) & (truth <= 1))
         for what, wrong in found.items():
             self.findings.add(where, what, _TODO, count=int(np.count_nonzero(wrong)))
-        late = int(np.count_nonzero(np.abs(batch.time) >= _LATEST))
+        late = int(np.count_nonzero(np.abs(batch.time) >= LATEST))
         todo = "Write seconds since 1970 in UTC: are these milliseconds or microseconds?"
         self.findings.add(where, "times beyond the year 2242", todo, count=late, example=f"{batch.time.max()}")
 
@@ -161,6 +162,9 @@ class Scanner:
         tally.unseen_items += int((~self._in_training[item]).sum())
         tally.entries += len(batch.history_item)
         tally.one_impression += int((batch.lengths == 1).sum())
+        known = batch.history_lengths > 0
+        newest = batch.history_age[batch.history_offsets[:-1][known]]
+        tally.tied += int(batch.lengths[known][newest == 0].sum())
         if len(item):
             first, last = int(batch.time.min()), int(batch.time.max())
             tally.first = first if tally.first is None else min(tally.first, first)

@@ -151,7 +151,10 @@ def _pictures(pictures: PictureCounts) -> str:
         items = ", ".join([*pictures.shared_examples[:3], *["..."] * (pictures.shared_by > 3)])
         lines.append(f"most shared picture: key {pictures.shared_key}, of {pictures.shared_by:,} items ({items})")
     if pictures.refused:
-        lines.append(f"rejected or missing: {pictures.rejected:,}, listed in images/rejected.parquet")
+        lines.append(
+            f"no pictures to the model, listed in images/rejected.parquet: {pictures.absent:,} that items name and "
+            f"that are not there, {pictures.rejected:,} that cannot be used"
+        )
         lines += [_refused(reason, each) for reason, each in list(pictures.refused.items())[:_REASONS]]
         if len(pictures.refused) > _REASONS:
             lines.append(f"  and {len(pictures.refused) - _REASONS} more reasons")

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 PARQUET = (".parquet", ".parq", ".pq")
 CSV = {".csv": ",", ".csv.gz": ",", ".tsv": "\t", ".tsv.gz": "\t"}
 """Endings of CSV files and what separates their values."""
+_JSON = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".ndjson.gz", ".json.gz")
+_READS_JSON = (
+    "Of JSON lines make Parquet, a row for each impression or item, or read them in a plugin: "
+    "`SourceFolder.json_lines` in docs/plugins/data_sources.md."
+)
 
 _BLOCK = 65_536
 _SPREAD = 16  # blocks that are looked at between the first and the last
@@ -128,9 +133,10 @@ class Root:
                 if not _is_hidden(match.removeprefix(self.path), unless=name):
                     found |= _below(fs, match, endings) if info["type"] == "directory" else {match: info}
         if not found:
-            raise FieldError(field, self._nothing(fs, path, name, endings), todo=self._near(fs, path, name))
+            raise FieldError(field, self._nothing(fs, path, name, endings), todo=self._near(fs, path, name, endings))
         if wrong := [each for each in found if not each.lower().endswith(endings)]:
-            raise FieldError(field, f"cannot read {some(wrong)}", todo=f"It reads {', '.join(endings)}.")
+            todo = f"It reads {', '.join(endings)}.{_of_json(wrong, endings)}"
+            raise FieldError(field, f"cannot read {some(wrong)}", todo=todo)
         files = [LogFile(self._name(fs, each), fs, each, _size(info)) for each, info in found.items()]
         return sorted(files, key=lambda file: file.name)
 
@@ -176,7 +182,10 @@ class Root:
             return f"no file below {name} ends in {', '.join(endings)}"
         return f"there is no {name} in {self.address}"
 
-    def _near(self, fs: "AbstractFileSystem", path: str, name: str) -> str:
+    def _near(self, fs: "AbstractFileSystem", path: str, name: str, endings: tuple[str, ...] = ()) -> str:
+        if fs.isdir(path):
+            found = sorted(each.removeprefix(f"{path}/") for each in fs.find(path))
+            return f"There: {some(found)}.{_of_json(found, endings)}" if found else ""
         folder = posixpath.dirname(path)
         beside = [posixpath.basename(each) for each in fs.ls(folder, detail=False)] if fs.isdir(folder) else []
         near = did_you_mean(posixpath.basename(path), beside)
@@ -234,6 +243,12 @@ def _blocks(stream: BinaryIO, file: LogFile) -> list[tuple[int, int]]:
     step = (file.size - 2 * _BLOCK) // (_SPREAD + 1)
     spread = [(_BLOCK + number * step, _BLOCK) for number in range(1, _SPREAD + 1)]
     return [(0, _BLOCK), *spread, (file.size - tail, tail)]
+
+
+def _of_json(names: list[str], endings: tuple[str, ...]) -> str:
+    """Returns what to do with JSON among the files that a table was looked for in."""
+    json = PARQUET[0] in endings and any(name.lower().endswith(_JSON) for name in names)
+    return f" {_READS_JSON}" if json else ""
 
 
 def _size(info: dict[str, Any]) -> int:

@@ -1,6 +1,7 @@
 """The folder of a known dataset: its files, its tables of text and its pictures, for data sources of plugins.
 
-What is missing or wrong is an error that names the file, the line, the column and what the folder should hold.
+What is missing is an error that names the file and what the folder should hold; what is wrong in a table, one that
+names the file, and where a line or a value is to blame, the line and the column.
 """
 
 import glob

@@ -98,6 +98,13 @@ def test_earlier_days_are_not_done_again(tmp_path):
     assert again.asked == []
 
 
+def test_a_grown_folder_keeps_the_code_of_its_first_days(tmp_path):
+    shop = random_shop(impressions=600, days=6)
+    prepare(shop.cut(5), OPTIONS, tmp_path / "out", progress=False, code="old")
+    prepare(shop.cut(5, 6), OPTIONS, tmp_path / "out", progress=False, code="new")
+    assert prepare_module.code_of(tmp_path / "out") == "old"
+
+
 def test_a_user_that_was_new_in_the_test_is_known_when_that_day_is_for_training(tmp_path):
     impressions = {
         "user": [1, 1, 1, 1, 2, 2, 1, 1, 2, 2],

@@ -279,6 +279,12 @@ def test_pictures_that_cannot_be_used_count_as_missing(tmp_path):
         ({"impressions": {"user": [1, None, 2, 1, 2, 1, None, 1]}}, r"`user` is null in 2 rows \(row 1, row 6\)"),
         ({"impressions": {"time": [None] * 8}}, r"`time` is null in 8 rows \(row 0, row 1, row 2, row 3, row 4\)"),
         (
+            {"impressions": {"time": [2**33 - 1, 2**33, 0, 1, 2, -(2**33), 1_714_558_800_123, 0]}},
+            r"^impressions: `time` is not in seconds since 1970 \(milliseconds or finer\?\) in 3 rows "
+            r"\(row 1: 8589934592, the year 2242, row 5: -8589934592, the year 1697, "
+            r"row 6: 1714558800123, the year 56302\)\n\n  Convert them to whole seconds",
+        ),
+        (
             {"impressions": {"item": [10, 11, 10, 99, 11, 99, 98, 12]}},
             r"2 items in 3 impressions are not among the items: 98, 99",
         ),

@@ -15,7 +15,7 @@ from little_shop import random_shop
 
 from dicm_kit.data import preparation as preparation_module
 from dicm_kit.data.dataset import Dataset
-from dicm_kit.data.prepare import PrepareOptions, prepare
+from dicm_kit.data.prepare import PrepareOptions, code_of, prepare
 from dicm_kit.data.steps import locked
 from dicm_kit.errors import DataError
 
@@ -89,6 +89,27 @@ prepare.prepare(random_shop(impressions=300), prepare.PrepareOptions(lanes=2, pa
     assert code.returncode == -signal.SIGKILL
     made(tmp_path / "out")
     assert content(tmp_path / "out") == whole
+
+
+@pytest.mark.parametrize(("at", "kept"), [("items", "new"), ("users", "old")])
+def test_a_folder_keeps_the_code_that_its_first_step_was_done_with(tmp_path, monkeypatch, at, kept):
+    def fail(*_):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(preparation_module.Preparation, f"_ingest_{at}", fail)
+        with pytest.raises(Killed):
+            prepare(random_shop(impressions=300), OPTIONS, tmp_path / "out", progress=False, code="old")
+    prepare(random_shop(impressions=300), OPTIONS, tmp_path / "out", progress=False, code="new")
+    assert code_of(tmp_path / "out") == kept
+    prepare(random_shop(impressions=300), OPTIONS, tmp_path / "out", progress=False, code="newest")
+    assert code_of(tmp_path / "out") == kept
+
+
+def test_a_folder_without_a_state_keeps_no_code(tmp_path):
+    prepare(random_shop(impressions=300), OPTIONS, tmp_path / "out", progress=False, code="old")
+    shutil.rmtree(tmp_path / "out/state")
+    assert code_of(tmp_path / "out") is None
 
 
 def test_a_complete_folder_is_returned_at_once(tmp_path):

@@ -15,8 +15,22 @@ MONDAY = 19_723 * DAY
 """2024-01-01."""
 
 
-def shop(rows: list[tuple[int, int, int, int]], **changes: Any) -> LittleShop:
-    """Returns a shop of (user, item, seconds since MONDAY, label); all items but 11 have a picture."""
+Rows = list[tuple[int, int, int, int]]
+"""(user, item, seconds since MONDAY, label)."""
+
+
+def pages(users: int = 150, days: int = 4, size: int = 10, clicked: int = 3, seconds: int = 60) -> Rows:
+    """Every user sees one page a day of different items, `seconds` after the user before; the first are clicked."""
+    return [
+        (user, 20 + (user * 7 + day * 3 + place) % 30, day * DAY + user * seconds, int(place < clicked))
+        for user in range(users)
+        for day in range(days)
+        for place in range(size)
+    ]
+
+
+def shop(rows: Rows, **changes: Any) -> LittleShop:
+    """Returns a shop; all items but 11 have a picture."""
     items = sorted({10, 11, 12} | {item for _, item, _, _ in rows})
     names = [None if item == 11 else f"p{item}" for item in items]
     given: dict[str, Any] = {

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from damage import lanes, shop
+from damage import lanes, pages, shop
 from little_shop import DAY, LittleShop, picture
 
 from dicm_kit.data.audit import Audit, audit, text
@@ -17,17 +17,6 @@ from dicm_kit.data.options import HistoryOptions, NegativeOptions, PrepareOption
 from dicm_kit.data.prepare import prepare
 
 OPTIONS = PrepareOptions(lanes=2, partitions=2)
-Rows = list[tuple[int, int, int, int]]
-
-
-def pages(users: int = 150, days: int = 4, size: int = 10, clicked: int = 3) -> Rows:
-    """Every user sees one page a day, at a time of their own, of different items; the first ones are clicked."""
-    return [
-        (user, 20 + (user * 7 + day * 3 + place) % 30, day * DAY + user * 60, int(place < clicked))
-        for user in range(users)
-        for day in range(days)
-        for place in range(size)
-    ]
 
 
 def made(folder: Path, source: LittleShop, options: PrepareOptions = OPTIONS) -> Audit:
@@ -101,7 +90,12 @@ SHOPS: dict[str, tuple[Any, PrepareOptions, str]] = {
     "rejected": (
         lambda: broken_picture(shop(pages())),
         OPTIONS,
-        "pictures that are rejected or missing: 1 of 32",
+        "pictures that cannot be used: 1, beside 31 that are stored",
+    ),
+    "absent": (
+        lambda: less_pictures(shop(pages()), 4),
+        OPTIONS,
+        "pictures that items name and that are not there: 4, beside 28 that are stored",
     ),
     "negatives_missing": (
         lambda: shop([row for row in pages() if row[3]]),
@@ -139,6 +133,11 @@ def one_picture(source: LittleShop, count: int) -> LittleShop:
     return source
 
 
+def less_pictures(source: LittleShop, count: int) -> LittleShop:
+    del source._pictures[:count]
+    return source
+
+
 def broken_picture(source: LittleShop) -> LittleShop:
     source._pictures[0] = (source._pictures[0][0], picture(1)[:50])
     return source
@@ -169,8 +168,21 @@ def test_pictures_that_are_rejected_are_named(tmp_path: Path) -> None:
     assert (found.pictures.rejected, found.pictures.stored) == (1, 31)
     assert found.pictures.refused == {"broken png: the file is cut": Refused(1, ("p10",))}
     lines = text(found).splitlines()
-    place = lines.index("rejected or missing: 1, listed in images/rejected.parquet")
-    assert lines[place + 1] == "  broken png: the file is cut (1): p10"
+    place = lines.index(
+        "no pictures to the model, listed in images/rejected.parquet: 0 that items name and that are not"
+    )
+    assert lines[place + 1] == "    there, 1 that cannot be used"
+    assert lines[place + 2] == "  broken png: the file is cut (1): p10"
+
+
+def test_a_few_photos_that_do_not_exist_are_told_and_no_reason_to_worry(tmp_path: Path) -> None:
+    """3 of 32: below a tenth."""
+    found = made(tmp_path / "out", less_pictures(shop(pages()), 3))
+    assert warned(found) == []
+    assert found.pictures is not None
+    assert (found.pictures.absent, found.pictures.rejected) == (3, 0)
+    assert "  the data source yields no such picture (3): p10, p12, p20\n" in text(found)
+    assert "33 items: 29 with a picture, 4 without; 29 different pictures, 29 stored\n" in text(found)
 
 
 def test_rejected_pictures_are_named_by_reason(tmp_path: Path) -> None:
@@ -181,7 +193,8 @@ def test_rejected_pictures_are_named_by_reason(tmp_path: Path) -> None:
     pq.write_table(pa.table(table), file)
     found = text(audit(Dataset.open(tmp_path / "out")))
     assert (
-        "rejected or missing: 10, listed in images/rejected.parquet\n"
+        "no pictures to the model, listed in images/rejected.parquet: 0 that items name and that are not\n"
+        "    there, 10 that cannot be used\n"
         "  missing (7): p3, p4, p5, p6, p7 and 2 more\n"
         "  cut (2): p0, p2\n"
         "  empty (1): p1\n\n"

@@ -75,13 +75,34 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
     for name, says in [
         ("lag.parquet", r"(?s)`x.file`: there is no lag.parquet in .*Did you mean `log.parquet`"),
         ("log-*.parquet", r"(?s)`x.file`: no file matches log-\*.parquet in "),
-        ("images", r"`x.file`: no file below images ends in \.parquet, \.parq, \.pq, \.csv"),
+        (
+            "images",
+            r"(?s)`x.file`: no file below images ends in \.parquet, \.parq, \.pq, \.csv.*\n\n  There: \w+\.\w+, ",
+        ),
         ("notes.txt", r"(?s)`x.file`: cannot read .*notes.txt.*It reads \.parquet"),
         ("/nowhere/log.csv", r"`x.file`: there is no /nowhere/log.csv"),
         ("nonsense://a", r"`x.file`: cannot open nonsense://a"),
     ]:
         with pytest.raises(FieldError, match=says):
             root.find(name, "x.file")
+
+
+def test_json_is_told_who_reads_it(tmp_path: Path) -> None:
+    write_log(tmp_path)
+    (tmp_path / "events").mkdir()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "events/2026-03-10.jsonl.gz").touch()
+    root = Root(str(tmp_path))
+    for name in ("events", "events/2026-03-10.jsonl.gz", "events/*"):
+        with pytest.raises(FieldError, match=r"2026-03-10\.jsonl\.gz") as caught:
+            root.find(name, "x.file")
+        assert "`SourceFolder.json_lines`" in (caught.value.todo or "")
+        assert "Did you mean" not in str(caught.value)
+    with pytest.raises(FieldError, match=r"There: 2026-03-10\.jsonl\.gz\.$"):
+        root.find("events", "x.file", (".tar",))
+    with pytest.raises(FieldError, match=r"no file below empty ends in ") as caught:
+        root.find("empty", "x.file")
+    assert not caught.value.todo
 
 
 def test_a_file_that_is_no_parquet(tmp_path: Path) -> None:
