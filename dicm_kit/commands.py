@@ -160,7 +160,7 @@ def _check(options: argparse.Namespace) -> int | None:
 
 
 def _means_plugin(what: str) -> bool:
-    """Says whether a word that is a folder's name, too, is a plugin's: one is called so, and the folder is no dataset."""
+    """Says whether a word that is a folder's name, too, is a plugin's: one is called so, and it is no dataset."""
     from dicm_kit.data.dataset import DATASET_FILE
     from dicm_kit.plugin_modules import file_called, installed_as
 

@@ -70,7 +70,7 @@ def installed_as(listed: str) -> str | None:
 
 
 def file_called(listed: str, base: Path) -> str | None:
-    """Returns the file in `base`, or in a folder of its own there, that a plugin of this name would have, as it is listed."""
+    """Returns the file that a plugin of this name would have, as it is listed: in `base`, or in a folder of its own."""
     module = normalised(listed).replace("-", "_")
     paths = (Path(f"{module}.py"), Path(listed, f"{module}.py"), Path(module, f"{module}.py"))
     return next((f"./{path}" for path in paths if (base / path).is_file()), None)
