@@ -1,5 +1,6 @@
 """`dicm check PLUGIN`: every check of every component of a plugin, a line for each component, failures in full."""
 
+import shlex
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -61,7 +62,7 @@ def check_plugin(listed: str, overrides: Sequence[str] = (), timeout: float = TI
     # Data sources first: they need no ranks, whose processes are still starting.
     found = sorted(found, key=lambda each: each.kind.name != "data_source")
     results = [(each, _checked(each, overrides, timeout, say)) for each in found]
-    failures = [text for each, result in results for text in _told(each, result)]
+    failures = [text for each, result in results for text in _told(each, result, overrides)]
     for each, result in results:
         for check_id, reason in result.exempt.items():
             say(f"exempt: `{check_id}` of {each.kind.noun} `{each.component.name}`: {reason}")
@@ -146,10 +147,23 @@ def _note(found: _Found, item: Item, outcome: Outcome) -> None:
         found.exempt[item.check.id] = item.exempt
 
 
-def _told(provided: Provided, found: _Found) -> list[str]:
+def _told(provided: Provided, found: _Found, overrides: Sequence[str]) -> list[str]:
     """Returns the failures in full, each text once with all that say it."""
-    plugin = f"  plugin {provided.plugin.told}"
-    return [f"FAILED {told(items, text)}\n{plugin}" for text, items in found.failures.items()] + found.broken_off
+    texts = []
+    for text, items in found.failures.items():
+        lacks = _lacks(items[0], overrides) if items[0].check.id == "builds" else []
+        command = shlex.join(["dicm", "check", provided.plugin.name, *overrides])
+        more = f"\n\n  Say what must be given: {command} {' '.join(f'{each}=...' for each in lacks)}" if lacks else ""
+        texts.append(f"FAILED {told(items, text)}\n  plugin {provided.plugin.told}{more}")
+    return texts + found.broken_off
+
+
+def _lacks(item: Item, overrides: Sequence[str]) -> list[str]:
+    """Returns the keys that must be given, and are not: neither in the config of the check nor on the command line."""
+    given = {*item.subject.given, *(each.partition("=")[0].partition(".")[0] for each in overrides)}
+    return [
+        key.name for key in keys_of(item.subject.component.config).values() if key.required and key.name not in given
+    ]
 
 
 def _line(provided: Provided, found: _Found) -> str:

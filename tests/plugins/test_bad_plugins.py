@@ -166,6 +166,21 @@ def test_failures_with_one_text_are_told_once(install: Callable[..., str], capsy
     assert ": 3 failed.\n" in told
 
 
+def test_keys_that_must_be_given_are_named_in_a_command(
+    install: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    must = changed("    half_life: float = 3.0\n", "    half_life: float\n").replace(
+        '    """Days in which', '    """Half."""\n    top: int\n    """Days in which', 1
+    )
+    install("dicm-stranger", must)
+    told = said(capsys, 1, "dicm-stranger")
+    assert "`half_life` is missing" in told
+    assert "\n\n  Say what must be given: dicm check dicm-stranger half_life=... top=...\n" in told
+    told = said(capsys, 1, "dicm-stranger", "half_life=2")
+    assert "\n\n  Say what must be given: dicm check dicm-stranger half_life=2 top=...\n" in told
+    assert "Say what must be given" not in said(capsys, 1, "dicm-stranger", "half_life=x", "top=1")
+
+
 def test_a_rank_that_hangs_is_shown_with_its_stack(
     install: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
