@@ -170,6 +170,7 @@ def _means_plugin(what: str) -> bool:
 
 
 def _check_recipe(name: str, overrides: Sequence[str]) -> None:
+    from dicm_kit.artifacts.run_folder import held_by
     from dicm_kit.memory_check import dataset_of, estimated
     from dicm_kit.recipe.build import rehearse
     from dicm_kit.recipe.comparison import is_comparison, load_comparison
@@ -187,7 +188,11 @@ def _check_recipe(name: str, overrides: Sequence[str]) -> None:
     rehearse(loaded)
     _, memory = estimated(loaded, dataset_of(loaded))
     print(f"{loaded.path} is in order.\n\n{plan(loaded)}\n\n{memory}\n")
-    print(f"Next: dicm run {shlex.join([str(loaded.path), *overrides])}")
+    held, other = held_by(Path(loaded.recipe.run_dir)), []
+    if held:
+        print(f"{loaded.recipe.run_dir} holds {held}: give --overwrite, --resume, or run_dir=OTHER.\n")
+        other = [*(each for each in overrides if not each.startswith("run_dir=")), "run_dir=OTHER"]
+    print(f"Next: dicm run {shlex.join([str(loaded.path), *(other or overrides)])}")
 
 
 def _check_dataset(folder: Path) -> int:

@@ -233,6 +233,30 @@ def test_check_says_what_a_recipe_will_do(capsys: pytest.CaptureFixture[str]) ->
     assert text.endswith(f"Next: dicm run {EXAMPLE} 'run_dir=runs/a b'\n")
 
 
+@pytest.mark.parametrize(
+    ("files", "held"),
+    [
+        (["recipe.yaml", "checkpoints", "test.json"], "a finished run"),
+        (["recipe.yaml", "checkpoints"], "a run that was not finished"),
+        (["recipe.yaml"], None),
+        ([], None),
+    ],
+)
+def test_check_says_that_run_would_refuse_the_run_folder(
+    files: list[str], held: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in files:
+        (tmp_path / name).touch()
+    assert cli.main(["check", EXAMPLE, f"run_dir={tmp_path}", "seed=3"]) == 0
+    text = capsys.readouterr().out
+    if held is None:
+        assert " holds " not in text
+        assert text.endswith(f"Next: dicm run {EXAMPLE} run_dir={tmp_path} seed=3\n")
+    else:
+        assert f"\n{tmp_path} holds {held}: give --overwrite, --resume, or run_dir=OTHER.\n" in text
+        assert text.endswith(f"Next: dicm run {EXAMPLE} seed=3 run_dir=OTHER\n")
+
+
 def test_check_of_a_plugin_runs_its_checks(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["check", "plugins/example_aggregator/dicm_example_aggregator.py", "half_life=2"]) == 0
     text = capsys.readouterr().out
