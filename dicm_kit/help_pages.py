@@ -58,7 +58,7 @@ Usage: dicm check RECIPE|COMPARISON [KEY=VALUE ...]
        dicm check PLUGIN [KEY=VALUE ...] [--timeout S]
        dicm check DATASET
 
-Of a recipe: reports every problem at once, or says in a few lines what running it will do, and what memory each rank
+Of a recipe: reports what is wrong with it, or says in a few lines what running it will do, and what memory each rank
 will take; a recipe that cannot fit is a problem (docs/how_to/memory.md). Nothing is written.
 Of a comparison file: the same, for each of its rows.
 Of a plugin, a file or the name of an installed one: runs the checks of dicm_kit.testing on each of its components,
