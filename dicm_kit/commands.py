@@ -152,14 +152,25 @@ def _check(options: argparse.Namespace) -> int | None:
     if what.endswith((".yaml", ".yml")) or Path("recipes", f"{what}.yaml").is_file():
         _check_recipe(what, options.overrides)
         return None
-    if Path(what).is_dir() and what != "dicm_kit":
+    if Path(what).is_dir() and not _means_plugin(what):
         if options.overrides:
             raise RecipeError("a dataset folder takes no overrides", where="command line")
         return _check_dataset(Path(what))
     return _check_plugin(what, options.overrides, options.timeout)
 
 
+def _means_plugin(what: str) -> bool:
+    """Says whether a word that is a folder's name, too, is a plugin's: one is called so, and it is no dataset."""
+    from dicm_kit.data.dataset import DATASET_FILE
+    from dicm_kit.plugin_modules import file_called, installed_as
+
+    if what == "dicm_kit":
+        return True
+    return not Path(what, DATASET_FILE).exists() and bool(installed_as(what) or file_called(what, Path()))
+
+
 def _check_recipe(name: str, overrides: Sequence[str]) -> None:
+    from dicm_kit.artifacts.run_folder import held_by
     from dicm_kit.memory_check import dataset_of, estimated
     from dicm_kit.recipe.build import rehearse
     from dicm_kit.recipe.comparison import is_comparison, load_comparison
@@ -177,7 +188,11 @@ def _check_recipe(name: str, overrides: Sequence[str]) -> None:
     rehearse(loaded)
     _, memory = estimated(loaded, dataset_of(loaded))
     print(f"{loaded.path} is in order.\n\n{plan(loaded)}\n\n{memory}\n")
-    print(f"Next: dicm run {shlex.join([str(loaded.path), *overrides])}")
+    held, other = held_by(Path(loaded.recipe.run_dir)), []
+    if held:
+        print(f"{loaded.recipe.run_dir} holds {held}: give --overwrite, --resume, or run_dir=OTHER.\n")
+        other = [*(each for each in overrides if not each.startswith("run_dir=")), "run_dir=OTHER"]
+    print(f"Next: dicm run {shlex.join([str(loaded.path), *(other or overrides)])}")
 
 
 def _check_dataset(folder: Path) -> int:
@@ -241,11 +256,13 @@ def _explain_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _explain(options: argparse.Namespace) -> None:
-    from dicm_kit.recipe.describe import explained, explained_section, kind_named
+    from dicm_kit.plugin_modules import installed_as, is_file
+    from dicm_kit.recipe.describe import explained, explained_plugin, explained_section, kind_named
     from dicm_kit.registry import Registry, unlisted
 
     if options.name is None:
-        print(explained_section(options.what))
+        is_plugin = is_file(options.what) or installed_as(options.what)
+        print(explained_plugin(options.what) if is_plugin else explained_section(options.what))
         return
     kind = kind_named(options.what)
     for registry in (Registry(), *unlisted([])):

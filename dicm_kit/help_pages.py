@@ -58,7 +58,7 @@ Usage: dicm check RECIPE|COMPARISON [KEY=VALUE ...]
        dicm check PLUGIN [KEY=VALUE ...] [--timeout S]
        dicm check DATASET
 
-Of a recipe: reports every problem at once, or says in a few lines what running it will do, and what memory each rank
+Of a recipe: reports what is wrong with it, or says in a few lines what running it will do, and what memory each rank
 will take; a recipe that cannot fit is a problem (docs/how_to/memory.md). Nothing is written.
 Of a comparison file: the same, for each of its rows.
 Of a plugin, a file or the name of an installed one: runs the checks of dicm_kit.testing on each of its components,
@@ -99,20 +99,24 @@ Next: dicm explain KIND NAME
 """,
     ),
     "explain": (
-        "explain a component or a section of the recipe, key by key",
+        "explain a component, a plugin's components or a section of the recipe, key by key",
         """
 Usage: dicm explain KIND NAME
+       dicm explain PLUGIN
        dicm explain SECTION
 
-Explains a component, or a section of the recipe: each key with its type, its default and what it does.
+Explains a component, each component of a plugin, or a section of the recipe: each key with its type, its default and
+what it does.
 
   KIND         feature_encoder, image_backbone, interest_aggregator, base_net or data_source
   NAME         the component's name; `dicm ls KIND` lists them
+  PLUGIN       a plugin's file, or the name of an installed one
   SECTION      recipe (the whole), or a section such as trainer or optimizer.ids
   --traceback  show where an error comes from
 
 Examples:
   dicm explain interest_aggregator multi_query_attention
+  dicm explain ./my_aggregator.py
   dicm explain trainer
 
 Next: dicm cp RECIPE FILE

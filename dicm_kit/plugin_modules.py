@@ -16,7 +16,7 @@ from importlib.metadata import Distribution, entry_points
 from pathlib import Path
 from types import ModuleType
 
-from dicm_kit.errors import PluginError, did_you_mean, some
+from dicm_kit.errors import PluginError, some
 
 GROUP = "dicm_kit"
 """The entry-point group in which a distribution names its plugin modules."""
@@ -49,7 +49,7 @@ def load_modules(listed: str, base: Path) -> tuple[Plugin, list[ModuleType]]:
     Raises:
         PluginError: it is not there, or fails while it is imported.
     """
-    return _file_plugin(listed, base) if is_file(listed) else _installed_plugin(listed)
+    return _file_plugin(listed, base) if is_file(listed) else _installed_plugin(listed, base)
 
 
 def is_file(listed: str) -> bool:
@@ -67,6 +67,13 @@ def installed_as(listed: str) -> str | None:
     """Returns name, version and file of an installed plugin, as errors call it, without importing it."""
     dist = None if is_file(listed) else installed().get(normalised(listed))
     return _plugin_of(dist).told if dist is not None else None
+
+
+def file_called(listed: str, base: Path) -> str | None:
+    """Returns the file that a plugin of this name would have, as it is listed: in `base`, or in a folder of its own."""
+    module = normalised(listed).replace("-", "_")
+    paths = (Path(f"{module}.py"), Path(listed, f"{module}.py"), Path(module, f"{module}.py"))
+    return next((f"./{path}" for path in paths if (base / path).is_file()), None)
 
 
 def normalised(name: str) -> str:
@@ -119,11 +126,11 @@ def _file_plugin(listed: str, base: Path) -> tuple[Plugin, list[ModuleType]]:
     return plugin, [_imported(plugin, name, file)]
 
 
-def _installed_plugin(listed: str) -> tuple[Plugin, list[ModuleType]]:
+def _installed_plugin(listed: str, base: Path) -> tuple[Plugin, list[ModuleType]]:
     known = installed()
     dist = known.get(normalised(listed))
     if dist is None:
-        raise _not_installed(listed, sorted(known))
+        raise _not_installed(listed, sorted(known), base)
     names = _modules_of(dist)
     plugin = _plugin_of(dist)
     modules = [_imported(plugin, name) for name in names]
@@ -163,18 +170,29 @@ def _hash_of(files: list[Path]) -> str:
     return sha256(b"\0".join(sha256(file.read_bytes()).digest() for file in files)).hexdigest()
 
 
-def _not_installed(listed: str, known: list[str]) -> PluginError:
-    """Never says to install `listed`: a recipe may come from anyone, and the name may be a typo."""
+def _not_installed(listed: str, known: list[str], base: Path) -> PluginError:
+    """Never says to install `listed` by name: a recipe may come from anyone, and the name may be a typo."""
     try:
         importlib.metadata.distribution(listed)
     except (importlib.metadata.PackageNotFoundError, ValueError):
-        near = did_you_mean(listed, known)
+        what = f"plugin `{listed}` is not installed"
+        file = file_called(listed, base)
+        if file is not None:
+            folder = Path(file).parent
+            return PluginError(
+                what,
+                todo=f"Its file is here: name that, `{file}`; or install it: `pip install -e {folder}`.",
+            )
         names = f"Installed: {some(known)}." if known else "No plugin is installed."
-        return PluginError(
-            f"plugin `{listed}` is not installed",
-            todo=f"{f'{near} ' if near else ''}{names} Known plugins: docs/plugins/directory.md.",
-        )
+        return PluginError(what, todo=f"{_near(listed, known)}{names} Known plugins: docs/plugins/directory.md.")
     return PluginError(
         f"`{listed}` is installed, but it is no plugin",
         todo=f"It declares no entry point in the group `{GROUP}`; see docs/plugins/writing_a_plugin.md.",
     )
+
+
+def _near(listed: str, known: list[str]) -> str:
+    """Returns "Did you mean `dicm-din`? ", or nothing; `dicm-`, which most names begin with, makes no two alike."""
+    by_rest = {each.removeprefix("dicm-"): each for each in known}
+    near = get_close_matches(normalised(listed).removeprefix("dicm-"), by_rest, n=2)
+    return f"Did you mean {' or '.join(f'`{by_rest[each]}`' for each in near)}? " if near else ""

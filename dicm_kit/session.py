@@ -32,7 +32,7 @@ from dicm_kit.recipe.load import LoadedRecipe, dump
 from dicm_kit.training.bootstrap import intervals, replicates_of
 from dicm_kit.training.callbacks import CtrProgress
 from dicm_kit.training.checkpoint import Checkpoints
-from dicm_kit.training.checkpoint_files import CHECKPOINTS, Provenance, check_provenance, read_checkpoint
+from dicm_kit.training.checkpoint_files import CHECKPOINTS, Provenance, check_provenance, read_checkpoint, told
 from dicm_kit.training.early_stop import EarlyStop
 from dicm_kit.training.metrics import RankingMetrics
 from dicm_kit.training.module import CtrModule
@@ -154,6 +154,7 @@ class Session:
             write_predictions(self.folder, rows, self.dataset.fingerprint)
             result["intervals"], result["replicates"] = intervals(rows), replicates_of(len(rows["user"]))
             write_result(self.folder, result)
+            print(told(checkpoint, self.recipe.checkpoint.monitor))
             print_result(result)
             print_picture_costs(result.get("pictures", {}))
         return result

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from dicm_kit.artifacts.results import Row, comparison_markdown
+from dicm_kit.artifacts.results import Row, comparison_markdown, difference_title
 from dicm_kit.errors import RunError
 from dicm_kit.whole_file import write_whole
 
@@ -93,8 +93,7 @@ def _draw(path: Path, rows: Sequence[Row], oracle: Mapping[str, Any] | None, aga
     left.set_yticks(list(places), [row.name for row in rows])
     left.set_ylim(-0.7, len(rows) - 0.3)
     left.set_xlabel("GAUC: a dot a seed, the mean as a bar")
-    several = any(each.differences and each.differences["gauc"].interval_with_seeds for each in rows)
-    right.set_xlabel(f"GAUC - {against}, 95 % over users" + (" and seeds" if several else ""))
+    right.set_xlabel(difference_title(rows, against).replace(" [", "\n["))
     for axes in (left, right):
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.grid(axis="x", color="#eeeeee")

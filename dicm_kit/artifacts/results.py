@@ -31,6 +31,10 @@ _COMPARED = {
     "target_seen/gauc": "GAUC seen",
     "target_unseen/gauc": "GAUC new",
 }
+OVER_SEEDS = """over users: what other users would give, of these same trainings.
+over users and seeds: of other trainings, too.
+± seeds: the standard deviation of the difference, seed by seed."""
+"""What a comparison with several seeds says below the differences; docs/reference has the same words."""
 _WIDE = 100
 """Columns of a terminal that a table with intervals needs."""
 
@@ -97,6 +101,8 @@ def print_comparison(
         table.add_row("oracle", *(_number(oracle.get(name)) for name in _COMPARED))
     console.print(table)
     console.print("seen, new: impressions of items that training has seen, and has not.")
+    if several:
+        console.print("±: the standard deviation over seeds.")
     if any(row.differences for row in rows):
         _print_differences(rows, against, several, console)
     if any(row.costs for row in rows):
@@ -135,6 +141,8 @@ def _print_differences(rows: Sequence[Row], against: str, several: bool, console
             cells.append(_signed(auc.value) + _interval(auc.interval, " ", signed=True))
         table.add_row(row.name, *cells)
     console.print(table)
+    if several:
+        console.print(OVER_SEEDS)
 
 
 def print_against(
@@ -162,9 +170,7 @@ def print_against(
 
 def comparison_markdown(rows: Sequence[Row], oracle: Mapping[str, Any] | None, against: str) -> str:
     """Returns the comparison as one Markdown table."""
-    several = any(each.interval_with_seeds for row in rows for each in row.differences.values())
-    over = "users and seeds" if several else "users"
-    titles = [*_COMPARED.values(), "log loss", f"GAUC - {against} [95 % over {over}]"]
+    titles = [*_COMPARED.values(), "log loss", difference_title(rows, against)]
     lines = [["recipe", *titles], ["---"] * (1 + len(titles))]
     for row in rows:
         cells = [_spread([each[name] for each in row.results if name in each]) for name in (*_COMPARED, "log_loss")]
@@ -174,6 +180,12 @@ def comparison_markdown(rows: Sequence[Row], oracle: Mapping[str, Any] | None, a
     if oracle:
         lines.append(["oracle", *(_number(oracle.get(name)) for name in (*_COMPARED, "log_loss")), ""])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def difference_title(rows: Sequence[Row], against: str) -> str:
+    """Returns what the differences of GAUC are to, and what their intervals are over; the row may be called `mean`."""
+    several = any(each.interval_with_seeds for row in rows for each in row.differences.values())
+    return f"GAUC, difference to `{against}` [95 % over users{' and seeds' if several else ''}]"
 
 
 def recovered(baseline: Row, model: Row, reference: Row) -> float:

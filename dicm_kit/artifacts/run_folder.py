@@ -56,20 +56,25 @@ def claimed(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[None]:
         lock.truncate(0)
         lock.write(f"{os.getpid()} on {socket.gethostname()}\n")
         lock.flush()
-        held = sorted(path.name for path in _own(folder))
-        # a run that ended before its first step, by a wrong log or a warm start that does not fit: nothing is lost
-        if RECIPE_FILE in held and {*held} <= {RECIPE_FILE, PLUGINS_FILE, VOCAB}:
-            held = []
+        held = held_by(folder)
         if held and overwrite:
             _empty(folder)
         elif held and not resume:
-            state = "a finished run" if RESULT_FILE in held else "a run that was not finished"
             raise RunError(
-                f"holds {state}",
+                f"holds {held}",
                 where=str(folder),
                 todo="Go on with it by --resume, delete it by --overwrite, or give this run its own: run_dir=OTHER.",
             )
         yield
+
+
+def held_by(folder: Path) -> str | None:
+    """Returns in words which run is in a folder, so that another one would be refused; None: it is free."""
+    held = {path.name for path in _own(folder)} if folder.is_dir() else set()
+    # a run that ended before its first step, by a wrong log or a warm start that does not fit: nothing is lost
+    if not held or (RECIPE_FILE in held and held <= {RECIPE_FILE, PLUGINS_FILE, VOCAB}):
+        return None
+    return "a finished run" if RESULT_FILE in held else "a run that was not finished"
 
 
 def runs_in(folder: Path) -> list[Path]:

@@ -83,6 +83,18 @@ def explained(provided: Provided) -> str:
     return "\n\n".join([head, _indented(docs[""]), _keys_text(component.config), *nested, f"{source}\n{example}"])
 
 
+def explained_plugin(listed: str) -> str:
+    """Returns what each component of a plugin is, and its keys; `listed` is a file or the name of an installed one.
+
+    Raises:
+        PluginError: it cannot be loaded.
+    """
+    registry = Registry()
+    registry.add(listed)
+    found = [explained(each) for each in registry.provided() if each.plugin == registry.plugins[-1]]
+    return "\n\n\n".join(found) or f"Plugin {registry.plugins[-1].told} provides no component."
+
+
 def _below(section: type, path: str = "") -> Iterator[tuple[str, type]]:
     """Yields path and dataclass of the sections in a component's config."""
     for key in keys_of(section).values():
@@ -103,8 +115,9 @@ def explained_section(path: str) -> str:
         if not is_dataclass(inner):
             sections = [name for name, each in keys.items() if is_dataclass(without_null(each.type)[0])]
             near = did_you_mean(step, sections)
+            plugin = "" if "." in path else " and no installed plugin"
             raise RecipeError(
-                f"no section of a recipe is called `{path}`",
+                f"no section of a recipe{plugin} is called `{path}`",
                 todo=f"{f'{near} ' if near else ''}Sections here: {', '.join(sections) or 'none'}.",
             )
         section = inner

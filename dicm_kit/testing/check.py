@@ -29,6 +29,10 @@ class DoesNotApply(Exception):  # noqa: N818 - no error
     """The check has nothing to look at; the text says why. Shown as skipped, never silent."""
 
 
+class LeftOut(DoesNotApply):
+    """The check would say again, in other words, what another one says; the text names that."""
+
+
 @dataclass(frozen=True)
 class Check:
     """One promise, looked at."""
@@ -42,21 +46,24 @@ class Check:
     """True: for the component, with its first config; else for each config."""
     compares: bool
     """True: it compares outputs, which says nothing where the same input does not give the same output."""
+    calls: bool
+    """True: it calls the component, which tells nothing new where that fails for ordinary input (check `runs`)."""
 
 
 CHECKS: dict[str, Check] = {}
 """Every check by id."""
 
 
-def check(*kinds: str, once: bool = False, compares: bool = True) -> Callable[[CheckFunction], CheckFunction]:
+def check(
+    *kinds: str, once: bool = False, compares: bool = True, calls: bool = True
+) -> Callable[[CheckFunction], CheckFunction]:
     """Registers a function as a check of these kinds."""
 
     def registered(function: CheckFunction) -> CheckFunction:
         name = function.__name__
         assert name not in CHECKS, f"two checks are called {name}"
-        CHECKS[name] = Check(
-            name, " ".join((inspect.getdoc(function) or "").split("\n\n")[0].split()), kinds, function, once, compares
-        )
+        what = " ".join((inspect.getdoc(function) or "").split("\n\n")[0].split())
+        CHECKS[name] = Check(name, what, kinds, function, once, compares, calls)
         return function
 
     return registered
@@ -79,30 +86,34 @@ class Outcome:
     state: Literal["passed", "failed", "skipped"]
     text: str = ""
     """Why it failed or was skipped."""
+    is_left_out: bool = False
+    """Skipped since another check fails, which the text names."""
 
 
 def judged(check: Check, settings: list[Any]) -> Outcome:
     """Runs a check in each setting; the first that fails counts."""
     if not settings:
-        return Outcome("skipped", "it could not be built; see `builds`")
-    skipped, looked = "", False
+        return Outcome("skipped", "it could not be built; see `builds`", is_left_out=True)
+    skipped, looked = Outcome("skipped"), False
     for setting in settings:
         where = f" ({setting.name})" if setting.name else ""
         try:
+            if check.calls and not setting.runs:
+                raise LeftOut("it fails for ordinary input; see `runs`")
             if check.compares and not setting.repeats:
-                raise DoesNotApply("the same input gives another output; see `eval_is_deterministic`")
+                raise LeftOut("the same input gives another output; see `eval_is_deterministic`")
             check.run(setting)
         except Failed as failed:
             return Outcome("failed", f"{failed}{where}")
         except DoesNotApply as reason:
-            skipped = str(reason)
+            skipped = Outcome("skipped", str(reason), isinstance(reason, LeftOut))
         except Exception as error:
             return Outcome("failed", f"{_raised(error)}{where}")
         else:
             looked = True
         if check.once:
             break
-    return Outcome("passed") if looked else Outcome("skipped", skipped)
+    return Outcome("passed") if looked else skipped
 
 
 def _raised(error: Exception) -> str:

@@ -1,5 +1,6 @@
 """`dicm check PLUGIN`: every check of every component of a plugin, a line for each component, failures in full."""
 
+import shlex
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ from dicm_kit.recipe.keys import keys_of
 from dicm_kit.registry import BUILTIN, Provided, Registry
 from dicm_kit.testing import quiet_import
 from dicm_kit.testing.check import Outcome
-from dicm_kit.testing.plan import Item, plan
+from dicm_kit.testing.plan import Item, plan, told
 from dicm_kit.testing.ranks import shared_ranks
 from dicm_kit.testing.time_limit import TimedOut, time_limit
 from dicm_kit.testing.tiny_log import tiny_log_configs
@@ -29,7 +30,10 @@ class _Found:
     """What the checks of a component found."""
 
     counts: Counter[str] = field(default_factory=Counter)
-    failures: list[str] = field(default_factory=list)
+    failures: dict[str, list[Item]] = field(default_factory=dict)
+    """Text -> the checks with their configs that say it: one cause often fails many."""
+    broken_off: list[str] = field(default_factory=list)
+    """Why not all checks were run, in full."""
     exempt: dict[str, str] = field(default_factory=dict)
     """Reason by check."""
     seconds: float = 0.0
@@ -58,14 +62,14 @@ def check_plugin(listed: str, overrides: Sequence[str] = (), timeout: float = TI
     # Data sources first: they need no ranks, whose processes are still starting.
     found = sorted(found, key=lambda each: each.kind.name != "data_source")
     results = [(each, _checked(each, overrides, timeout, say)) for each in found]
-    failures = [text for _, result in results for text in result.failures]
+    failures = [text for each, result in results for text in _told(each, result, overrides)]
     for each, result in results:
         for check_id, reason in result.exempt.items():
             say(f"exempt: `{check_id}` of {each.kind.noun} `{each.component.name}`: {reason}")
     for text in failures:
         say(f"\n{text}")
-    checks = sum(sum(result.counts.values()) for _, result in results)
-    say(f"\n{checks} checks in {time.perf_counter() - began:.1f} s: {_judgement(plugin, failures)}")
+    counts = sum((result.counts for _, result in results), Counter[str]())
+    say(f"\n{counts.total()} checks in {time.perf_counter() - began:.1f} s: {_judgement(plugin, counts['failed'])}")
     return not failures
 
 
@@ -107,17 +111,17 @@ def _checked(provided: Provided, overrides: Sequence[str], timeout: float, say: 
     try:
         with time_limit(timeout, hung):
             for item in _items(provided, overrides):
-                _note(provided, found, item, item.judge())
+                _note(found, item, item.judge())
     except TimedOut as late:
         at = f"in check `{item.check.id}` ({item.config_id})" if item else "before the first check"
         found.counts["failed"] += 1
-        found.failures.append(
+        found.broken_off.append(
             f"{hung}: no end after {late.seconds:g} s, {at}; it was here:\n{late.stack.rstrip()}\n\n"
             "  Mend what it waits for there, or give it more time: `--timeout SECONDS`."
         )
     except PluginError as error:
         found.counts["failed"] += 1
-        found.failures.append(f"FAILED {title} of plugin {provided.plugin.told}: {error}")
+        found.broken_off.append(f"FAILED {title} of plugin {provided.plugin.told}: {error}")
     found.seconds = time.perf_counter() - began
     say(_line(provided, found))
     return found
@@ -135,25 +139,45 @@ def _items(provided: Provided, overrides: Sequence[str]) -> list[Item]:
     )
 
 
-def _note(provided: Provided, found: _Found, item: Item, outcome: Outcome) -> None:
-    found.counts[outcome.state] += 1
+def _note(found: _Found, item: Item, outcome: Outcome) -> None:
+    found.counts["left out" if outcome.is_left_out else outcome.state] += 1
     if outcome.state == "failed":
-        found.failures.append(f"FAILED {item.told(outcome)}\n  plugin {provided.plugin.told}")
+        found.failures.setdefault(outcome.text, []).append(item)
     if item.exempt is not None:
         found.exempt[item.check.id] = item.exempt
 
 
+def _told(provided: Provided, found: _Found, overrides: Sequence[str]) -> list[str]:
+    """Returns the failures in full, each text once with all that say it."""
+    texts = []
+    for text, items in found.failures.items():
+        lacks = _lacks(items[0], overrides) if items[0].check.id == "builds" else []
+        command = shlex.join(["dicm", "check", provided.plugin.name, *overrides])
+        more = f"\n\n  Say what must be given: {command} {' '.join(f'{each}=...' for each in lacks)}" if lacks else ""
+        texts.append(f"FAILED {told(items, text)}\n  plugin {provided.plugin.told}{more}")
+    return texts + found.broken_off
+
+
+def _lacks(item: Item, overrides: Sequence[str]) -> list[str]:
+    """Returns the keys that must be given, and are not: neither in the config of the check nor on the command line."""
+    given = {*item.subject.given, *(each.partition("=")[0].partition(".")[0] for each in overrides)}
+    return [
+        key.name for key in keys_of(item.subject.component.config).values() if key.required and key.name not in given
+    ]
+
+
 def _line(provided: Provided, found: _Found) -> str:
     name = f"{provided.kind.noun} {provided.component.name}"
-    failed, passed, skipped = (found.counts[state] for state in ("failed", "passed", "skipped"))
+    failed, passed, left_out, skipped = (found.counts[each] for each in ("failed", "passed", "left out", "skipped"))
     parts = [f"{failed} failed"] if failed else []
-    parts += [f"{passed} passed"] + ([f"{skipped} do not apply"] if skipped else [])
+    parts += [f"{passed} passed"] + ([f"{left_out} left out"] if left_out else [])
+    parts += [f"{skipped} do not apply"] if skipped else []
     return f"  {name:36} {'FAILED' if failed else 'ok':6}  {', '.join(parts):34} {found.seconds:5.1f} s"
 
 
-def _judgement(plugin: Plugin, failures: list[str]) -> str:
-    if failures:
-        return f"{len(failures)} failed.\n\nWhat each check is for: docs/plugins/contracts.md"
+def _judgement(plugin: Plugin, failed: int) -> str:
+    if failed:
+        return f"{failed} failed.\n\nWhat each check is for: docs/plugins/contracts.md"
     if plugin == BUILTIN:
         return "all in order."
     return f"all in order.\n\nNext: list it in a recipe:  plugins: [{plugin.name}]"

@@ -7,7 +7,7 @@ import pytest
 
 from dicm_kit.interfaces import Component
 from dicm_kit.testing.check import Outcome
-from dicm_kit.testing.plan import Item, plan
+from dicm_kit.testing.plan import Item, plan, told
 from dicm_kit.testing.time_limit import TimedOut, time_limit
 
 
@@ -50,7 +50,7 @@ class Contract:
         if outcome.state == "skipped":
             pytest.skip(outcome.text)
         if outcome.state == "failed":
-            pytest.fail(item.told(outcome), pytrace=False)
+            pytest.fail(told([item], outcome.text), pytrace=False)
 
 
 class AggregatorContract(Contract):

@@ -12,6 +12,12 @@ from dicm_kit.testing.tensors import asking_gradients, close, copied, leaves, sa
 ROWS = 8
 
 
+@check(*MODULES, compares=False, calls=False)
+def runs(setting: Any) -> None:
+    """It can be called with ordinary input, and returns what its interface says; other checks wait for that."""
+    setting.try_out()
+
+
 @check(*MODULES)
 def pickles(setting: Any) -> None:
     """It can be pickled, and the copy gives the same."""
@@ -192,7 +198,7 @@ def moves_with_to(setting: Any) -> None:
         )
 
 
-@check(*MODULES)
+@check(*MODULES, calls=False)
 def same_seed_same_parameters(setting: Any) -> None:
     """Built twice with the same seed it starts from the same parameters."""
     if not same(dict(setting.build(seed=3).state_dict()), dict(setting.build(seed=3).state_dict())):

@@ -15,7 +15,7 @@ SHARES = ((4, 1), (5, 0))
 """Rows of each rank in two steps; in the second one the data of rank 1 have ended."""
 
 
-@check(*MODULES)
+@check(*MODULES, calls=False)
 def two_ranks_start_alike(setting: Any) -> None:
     """Built with the same seed on two ranks, it has the same parameters and buffers on both."""
     ours = _dense(dict(setting.build(seed=5).state_dict()))

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from textwrap import fill
 from typing import Any
 
 from dicm_kit.errors import DicmError, PluginError, did_you_mean
@@ -34,16 +35,20 @@ class Item:
         except (DicmError, Failed) as error:
             if self.check.id == "builds":
                 return Outcome("failed", str(error))
-            return Outcome("skipped", "it could not be built; see `builds`")
+            return Outcome("skipped", "it could not be built; see `builds`", is_left_out=True)
         return judged(self.check, settings)
 
-    def told(self, outcome: Outcome) -> str:
-        """Returns a failure in full: component, check, config, what happened."""
-        subject = self.subject
-        return (
-            f"{subject.noun} `{subject.component.name}` ({self.config_id}): {outcome.text}\n"
-            f"  check `{self.check.id}`: {self.check.what}"
-        )
+
+def told(items: Sequence[Item], text: str) -> str:
+    """Returns a failure in full: component, configs, what happened, and the checks that say so."""
+    subject = items[0].subject
+    configs = ", ".join(dict.fromkeys(each.config_id for each in items))
+    checks = {each.check.id: each.check for each in items}
+    (what, *others) = [f"check `{each.id}`: {each.what}" for each in checks.values()]
+    if others:
+        listed = f"{len(checks)} checks say so: {', '.join(f'`{each}`' for each in checks)}"
+        what = fill(listed, 118, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+    return f"{subject.noun} `{subject.component.name}` ({configs}): {text}\n  {what}"
 
 
 def plan(

@@ -316,7 +316,7 @@ class SourceSetting(Setting[Any]):
         """Is not asked for."""
         raise AssertionError("a data source takes no inputs")
 
-    repeats = True  # its own checks tell
+    runs = repeats = True  # its own checks tell
 
     def mixed(self, ours: Any, theirs: Any, rows: Tensor) -> Any:
         """Is not asked for."""

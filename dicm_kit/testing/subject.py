@@ -147,6 +147,26 @@ class Setting(ABC, Generic[Inputs]):
         """Returns the examples `first` to `end` alone."""
         return cast(Inputs, mapped(inputs, lambda each: each[first:end]))
 
+    def try_out(self) -> None:
+        """Calls it once with ordinary input.
+
+        Raises:
+            Failed: it gives something else than its interface says.
+            Exception: whatever it raises itself.
+        """
+        for name, each in self.run(self.build(), self.inputs()).items():
+            if not isinstance(each, Tensor):
+                raise Failed(f"`{name}` is a {type(each).__name__}; return a Tensor")
+
+    @cached_property
+    def runs(self) -> bool:
+        """Whether it can be called at all; the check `runs` says why not."""
+        try:
+            self.try_out()
+        except Exception:
+            return False
+        return True
+
     @cached_property
     def repeats(self) -> bool:
         """Whether the same input gives the same output; also True where it gives none, which other checks tell."""

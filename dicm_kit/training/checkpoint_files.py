@@ -89,6 +89,15 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
+def told(path: Path, monitor: str | None) -> str:
+    """Returns in a line which checkpoint is tested, and why: the best is often of an earlier epoch than the last."""
+    content = read_checkpoint(path)
+    step = f"step {content['global_step']:,}"
+    if path.name == "best.ckpt":  # written within its epoch, others also after it
+        return f"Tested: best.ckpt, epoch {content['epoch'] + 1}, {step}, by {monitor}"
+    return f"Tested: {path.name}, {step}; {f'{monitor} had no best' if monitor else 'no `checkpoint.monitor` is set'}"
+
+
 def best_in(run_dir: Path) -> Path | None:
     """Returns the best checkpoint of a run folder, the last one where no best was kept, or None when it has neither."""
     paths = (run_dir / CHECKPOINTS / name for name in ("best.ckpt", "last.ckpt"))

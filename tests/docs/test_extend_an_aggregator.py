@@ -11,7 +11,7 @@ import pytest
 from blocks import REPOSITORY, blocks, saved_files
 
 from dicm_kit import cli
-from dicm_kit.testing.plan import plan
+from dicm_kit.testing.plan import plan, told
 
 PAGE = REPOSITORY / "docs/plugins/extend_an_aggregator.md"
 BLOCKS = blocks(PAGE)
@@ -51,7 +51,8 @@ def test_the_contract_says_of_the_papers_formula_what_the_page_says(folder: Path
 def test_the_softened_one_passes_contract_and_numbers(folder: Path) -> None:
     tests = names(FILES["test_tiers.py"])
     component = tests["TestTiers"].component
-    failed = [item.told(outcome) for item in plan("interest_aggregator", component) if _failed(outcome := item.judge())]
+    items = plan("interest_aggregator", component)
+    failed = [told([item], outcome.text) for item in items if _failed(outcome := item.judge())]
     assert failed == []
     tests["test_it_is_the_formula_counted_by_hand"]()
 

@@ -1,5 +1,6 @@
 """Plugins that strangers bring: whatever is wrong, the message names plugin, version and file, and says what to do."""
 
+import re
 import sys
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
@@ -141,6 +142,43 @@ def test_what_fails_in_a_check(case: str, install: Callable[..., str], capsys: p
     assert todo in told
     if "hangs" in case:
         assert f'File "{file}", line ' in told, told
+
+
+@pytest.mark.parametrize("case", ["returns the wrong type", "raises in forward"])
+def test_what_cannot_be_called_fails_one_check(
+    case: str, install: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    install("dicm-stranger", COMPONENTS[case][0])
+    told = said(capsys, 1, "dicm-stranger")
+    assert told.count("\nFAILED ") == 1
+    assert "\n  check `runs`: " in told
+    assert re.search(r" FAILED  1 failed, [5-9] passed, 2\d left out ", told)
+    assert told.count("1 failed.\n") == 1
+
+
+def test_failures_with_one_text_are_told_once(install: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:
+    file = install("dicm-stranger", changed(FORWARD, FORWARD + "        assert not need_weights, 'none here'\n"))
+    told = said(capsys, 1, "dicm-stranger")
+    assert told.count("AssertionError: none here") == told.count("\nFAILED ") == told.count(f"{file}:") == 1
+    checks = "`weights_only_when_asked`, `weights_are_zero_in_empty_slots`, `empty_history_is_finite`"
+    assert f"\n  3 checks say so: {checks}\n  plugin dicm-stranger 0.7 ({file})\n" in told
+    assert " FAILED  3 failed, " in told
+    assert ": 3 failed.\n" in told
+
+
+def test_keys_that_must_be_given_are_named_in_a_command(
+    install: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    must = changed("    half_life: float = 3.0\n", "    half_life: float\n").replace(
+        '    """Days in which', '    """Half."""\n    top: int\n    """Days in which', 1
+    )
+    install("dicm-stranger", must)
+    told = said(capsys, 1, "dicm-stranger")
+    assert "`half_life` is missing" in told
+    assert "\n\n  Say what must be given: dicm check dicm-stranger half_life=... top=...\n" in told
+    told = said(capsys, 1, "dicm-stranger", "half_life=2")
+    assert "\n\n  Say what must be given: dicm check dicm-stranger half_life=2 top=...\n" in told
+    assert "Say what must be given" not in said(capsys, 1, "dicm-stranger", "half_life=x", "top=1")
 
 
 def test_a_rank_that_hangs_is_shown_with_its_stack(

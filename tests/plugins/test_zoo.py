@@ -12,7 +12,7 @@ import pytest
 
 from dicm_kit.registry import KINDS, Kind, Registry
 from dicm_kit.testing.check import CHECKS, checks_of
-from dicm_kit.testing.plan import plan
+from dicm_kit.testing.plan import plan, told
 
 ZOO = sorted((Path(__file__).parent / "zoo").glob("*.py"))
 IMPORT = "import_does_no_work"
@@ -31,7 +31,7 @@ def failing(kind: str, component: Any, exempt: dict[str, str]) -> dict[str, str]
     for item in plan(kind, component, exempt=exempt):
         outcome = item.judge()
         if outcome.state == "failed":
-            found.setdefault(item.check.id, item.told(outcome))
+            found.setdefault(item.check.id, told([item], outcome.text))
     return found
 
 

@@ -4,7 +4,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
-from importlib.metadata import EntryPoint
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -233,6 +233,30 @@ def test_check_says_what_a_recipe_will_do(capsys: pytest.CaptureFixture[str]) ->
     assert text.endswith(f"Next: dicm run {EXAMPLE} 'run_dir=runs/a b'\n")
 
 
+@pytest.mark.parametrize(
+    ("files", "held"),
+    [
+        (["recipe.yaml", "checkpoints", "test.json"], "a finished run"),
+        (["recipe.yaml", "checkpoints"], "a run that was not finished"),
+        (["recipe.yaml"], None),
+        ([], None),
+    ],
+)
+def test_check_says_that_run_would_refuse_the_run_folder(
+    files: list[str], held: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in files:
+        (tmp_path / name).touch()
+    assert cli.main(["check", EXAMPLE, f"run_dir={tmp_path}", "seed=3"]) == 0
+    text = capsys.readouterr().out
+    if held is None:
+        assert " holds " not in text
+        assert text.endswith(f"Next: dicm run {EXAMPLE} run_dir={tmp_path} seed=3\n")
+    else:
+        assert f"\n{tmp_path} holds {held}: give --overwrite, --resume, or run_dir=OTHER.\n" in text
+        assert text.endswith(f"Next: dicm run {EXAMPLE} seed=3 run_dir=OTHER\n")
+
+
 def test_check_of_a_plugin_runs_its_checks(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["check", "plugins/example_aggregator/dicm_example_aggregator.py", "half_life=2"]) == 0
     text = capsys.readouterr().out
@@ -268,6 +292,66 @@ def test_ls_and_explain(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.startswith("aggregator `sum`\n")
     assert cli.main(["explain", "trainer"]) == 0
     assert "precision: one of '32-true', '16-mixed', 'bf16-mixed', default 32-true" in capsys.readouterr().out
+
+
+def test_explain_of_a_plugin_shows_each_of_its_components(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plugin = Path("plugins/example_aggregator/dicm_example_aggregator.py").read_text()
+    own = plugin[plugin.index("[Component(") + 1 : plugin.rindex("]")]
+    two = plugin.replace(own, f"{own}, {own.replace('recency', 'recency_too')}")
+    monkeypatch.chdir(tmp_path)
+    Path("two.py").write_text(two)
+    assert cli.main(["explain", "./two.py"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("aggregator `recency`\n\n  Averages the history; newer clicks weigh more.\n\n  half_life: ")
+    assert "\n\n\naggregator `recency_too`\n" in text
+    assert text.count("From ./two.py.") == 2
+    assert "multi_query_attention" not in text
+    Path("broken.py").write_text("import nothing_of_the_kind\n")
+    assert cli.main(["explain", "./broken.py"]) == 2
+    assert "./broken.py failed while it was imported: ModuleNotFoundError" in capsys.readouterr().err
+    assert cli.main(["explain", "./tow.py"]) == 2
+    assert "plugin file `./tow.py` does not exist\n\n  Did you mean `./two.py`?" in capsys.readouterr().err
+
+
+def test_explain_of_an_installed_plugin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _install_example(tmp_path, monkeypatch)
+    assert cli.main(["explain", "dicm-explained"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("aggregator `recency`\n")
+    assert "From dicm-explained 1.0." in text
+
+
+def _install_example(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Puts the example plugin where Python finds it as the distribution dicm-explained."""
+    module = Path("plugins/example_aggregator/dicm_example_aggregator.py").read_text()
+    (site / "dicm_explained.py").write_text(module)
+    info = site / "dicm_explained-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: dicm-explained\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[dicm_kit]\nmain = dicm_explained\n")
+    monkeypatch.syspath_prepend(str(site))
+    monkeypatch.setattr("dicm_kit.plugin_modules.entry_points", entry_points)  # this file's other tests see none
+    monkeypatch.delitem(sys.modules, "dicm_explained", raising=False)
+
+
+def test_check_of_a_plugin_that_lies_here_and_is_not_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("dicm-cosine-fade").mkdir()
+    Path("dicm-cosine-fade/dicm_cosine_fade.py").touch()
+    assert cli.main(["check", "dicm-cosine-fade"]) == 2  # a folder, but no dataset
+    assert capsys.readouterr().err == (
+        "PluginError: plugin `dicm-cosine-fade` is not installed\n\n  Its file is here: name that, "
+        "`./dicm-cosine-fade/dicm_cosine_fade.py`; or install it: `pip install -e dicm-cosine-fade`.\n"
+    )
+    monkeypatch.chdir("dicm-cosine-fade")
+    assert cli.main(["check", "dicm-cosine-fade"]) == 2
+    assert "name that, `./dicm_cosine_fade.py`; or install it: `pip install -e .`." in capsys.readouterr().err
 
 
 def test_cp(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -210,6 +210,27 @@ def test_not_installed_names_the_nearest_and_never_says_to_install(
     assert "dicm_din" not in sys.modules
 
 
+def test_not_installed_and_not_like_any_that_is(install: Callable[..., None], tmp_path: Path) -> None:
+    install("dicm-taobao-ad", COMPONENT + HOOK)
+    text = error_of(["dicm-cosine-fade"], tmp_path)
+    assert "Did you mean" not in text  # `dicm-` alone makes no two alike
+    assert "Did you mean `dicm-taobao-ad`?" in error_of(["dicm_taobao_adds"], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "todo"),
+    [
+        ("dicm_fade.py", "name that, `./dicm_fade.py`; or install it: `pip install -e .`."),
+        ("dicm-fade/dicm_fade.py", "name that, `./dicm-fade/dicm_fade.py`; or install it: `pip install -e dicm-fade`."),
+        ("dicm_fade/dicm_fade.py", "name that, `./dicm_fade/dicm_fade.py`; or install it: `pip install -e dicm_fade`."),
+    ],
+)
+def test_not_installed_and_its_file_is_here(file: str, todo: str, tmp_path: Path) -> None:
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).touch()
+    assert error_of(["dicm-fade"], tmp_path).endswith(todo + "\n")
+
+
 def test_installed_but_no_plugin(
     install: Callable[..., None], tmp_path: Path, golden: Callable[[str, str], None]
 ) -> None:

@@ -1,4 +1,4 @@
-"""What a report says, read from the run folder: results, log, predictions, recipe; and the same of a baseline."""
+"""What a report says, read from the run folder: results, log, predictions, recipe; and the same of another run."""
 
 import csv
 from collections.abc import Iterable

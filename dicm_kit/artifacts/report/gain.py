@@ -1,4 +1,4 @@
-"""The first part: how much better than the baseline, with its interval, in words that need no other page."""
+"""The first part: how much better than another run, with its interval, in words that need no other page."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -55,15 +55,15 @@ def _compared(run: RunFacts, other: RunFacts, headline: _Headline, found: Differ
     digits = words.pairs_digits(found.value)
     look = _look(found.value, found.interval)
     size = tag("p", words.signed(100 * found.value, digits) or "±0", class_=f"figure {look}".strip())
-    unit = tag("p", "of every 100 pairs in the right order, against the baseline", class_="figure-unit")
+    unit = tag("p", f"of every 100 pairs in the right order, against {other.name}", class_="figure-unit")
     lead = (
         f"Of 100 pairs of {headline.pair}, this model puts {words.of_pairs(found.run, digits)} in the right order; "
-        f"the baseline {words.of_pairs(found.against, digits)}. Guessing gets 50."
+        f"{other.name} {words.of_pairs(found.against, digits)}. Guessing gets 50."
     )
     left = tag("div", size, unit, tag("p", lead, class_="lead"), _certainty(found, digits))
     rows = [
         ("this model", run.name, found.run, run.interval(headline.metric), "run"),
-        ("the baseline", other.name, found.against, other.interval(headline.metric), "other"),
+        (other.name, "what it is compared with", found.against, other.interval(headline.metric), "other"),
         *_oracle(run, headline),
     ]
     return [left, _scale(rows, digits)]
@@ -96,7 +96,7 @@ def _alone(facts: Facts, headline: _Headline) -> list[Html]:
         parts.append(tag("p", f"With other users of the same kind, 95 times in 100 it would lie between {ends}."))
     else:
         parts.append(tag("p", "Too few users were tested to say how far chance could move this.", class_="soft"))
-    command = tag("span", f"dicm report {run.folder} --against BASELINE_RUN", class_="mono")
+    command = tag("span", f"dicm report {run.folder} --against OTHER_RUN", class_="mono")
     parts.append(
         tag("p", "What is that worth? Only a comparison says: ", command, " puts the gain over another run here.",
             class_="note")
@@ -136,7 +136,7 @@ def _scale(rows: Sequence[_Row], digits: int) -> Html:
 
 def _table(facts: Facts) -> Html:
     run, other = facts.run, facts.against
-    heads = ["this model", *(["baseline", "difference"] if other else [])]
+    heads = ["this model", *([other.name, "difference"] if other else [])]
     named = [] if other else [tag("th", tag("span", "metric", class_="unseen"), scope="col")]
     head = tag("tr", *named, *(tag("th", each, scope="col", class_="n") for each in heads))
     bodies = [_metric_rows(facts, metric, len(heads)) for metric in _METRICS]

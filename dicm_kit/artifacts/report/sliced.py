@@ -33,7 +33,7 @@ def sliced(facts: Facts) -> Html:
     what = "Pairs in the right order (GAUC), part by part. "
     entries = [("point run", "this model, with its 95 % interval")]
     if facts.against is not None:
-        entries.append(("point other", "the baseline"))
+        entries.append(("point other", facts.against.name))
     parts = [
         tag("h2", "Where it is good, and where not"),
         tag("p", f"{what}Pictures should help most where ids know little: with new and rare ads."),

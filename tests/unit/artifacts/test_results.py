@@ -1,6 +1,7 @@
 """The tables on the terminal say what test.json says."""
 
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,8 +9,10 @@ from rich.console import Console
 
 from dicm_kit.artifacts.difference import Difference
 from dicm_kit.artifacts.results import (
+    OVER_SEEDS,
     Row,
     comparison_markdown,
+    difference_title,
     print_against,
     print_comparison,
     print_result,
@@ -127,6 +130,17 @@ def test_a_comparison_of_seeds_says_what_seeds_add() -> None:
     assert "+.0200 [+.0150, +.0250]" in text
     assert "[+.0100, +.0300]" in text
     assert "0.0031" in text
+    assert "\n±: the standard deviation over seeds.\n" in text
+    assert text.index("difference to first") < text.index(f"\n{OVER_SEEDS}\n")
+    alone = printed(print_comparison, [Row("first", [TEST]), Row("second", [TEST], None, ONE_SEED)], None, "first")
+    assert "standard deviation" not in alone
+    assert difference_title(rows, "mean") == "GAUC, difference to `mean` [95 % over users and seeds]"
+
+
+@pytest.mark.parametrize("page", ["comparison.md", "metrics.md"])
+def test_the_reference_explains_seeds_in_the_same_words(page: str) -> None:
+    text = (Path(__file__).parents[3] / "docs/reference" / page).read_text(encoding="utf-8")
+    assert all(line in text for line in OVER_SEEDS.splitlines())
 
 
 def test_against_has_a_line_for_each_metric_of_each_main_slice() -> None:
@@ -145,7 +159,7 @@ def test_a_comparison_in_markdown() -> None:
     rows = [Row("first", [TEST]), Row("second", [TEST], None, ONE_SEED)]
     lines = comparison_markdown(rows, {"gauc": 0.8}, "first").splitlines()
     assert {line.count("|") for line in lines} == {8}
-    assert lines[0].endswith("| log loss | GAUC - first [95 % over users] |")
+    assert lines[0].endswith("| log loss | GAUC, difference to `first` [95 % over users] |")
     assert lines[2].startswith("| first | 0.6100 | 0.6200 |")
     assert lines[3].endswith("| +.0200 [+.0150, +.0250] |")
     assert lines[4].startswith("| oracle | - | 0.8000 |")

@@ -62,6 +62,18 @@ def refusal(folder: Path, *overrides: str, text: str = SMALL) -> str:
     return str(caught.value).replace(f"{folder}/", "")
 
 
+def test_columns_are_told_once_the_file_itself_is_right(tmp_path: Path) -> None:
+    """As docs/how_to/read_an_error.md says: only the source, once built, knows its columns."""
+    typo, column = "optimizr.dense.lr=1", "features.target.kcall={name: id, dim: 8}"
+    with pytest.raises(RecipeError) as caught:
+        loaded(tmp_path, typo, column)
+    assert "optimizr" in str(caught.value)
+    assert "has no item column" not in str(caught.value)
+    told = refusal(tmp_path, column, "features.target.prise={name: number, dim: 8}")
+    assert "has no item column `kcall`" in told
+    assert "has no item column `prise`" in told
+
+
 def test_parts_fit_each_other(tmp_path: Path) -> None:
     parts = build_parts(loaded(tmp_path), COLUMNS, image_dim=20)
     assert parts.encoders["history"]["item_id"] is parts.encoders["target"]["item_id"]

@@ -12,6 +12,7 @@ import pytest
 
 from dicm_kit import cli
 from dicm_kit.errors import RecipeError
+from dicm_kit.recipe.comparison import load_comparison
 from dicm_kit.registry import Registry
 from dicm_kit.scaffold.new_plugin import KINDS, NewPlugin, new_plugin
 
@@ -94,6 +95,16 @@ def test_check_finds_everything_in_order(
     assert f"plugins   ./{plugin.module}.py" in text
     assert cli.main(["check", "compare.yaml"]) == 0
     assert " rows, differences to " in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "data_source"])
+def test_rows_without_the_plugin_do_not_list_it(kind: str, made: dict[str, NewPlugin]) -> None:
+    """So that their runs are taken as they are after a change of the plugin; a data source is in every row."""
+    comparison = load_comparison(made[kind].folder / "compare.yaml", [])
+    listed = {row.name: row.loaded.recipe.plugins for row in comparison.rows}
+    assert listed.pop(made[kind].component) == [f"./{made[kind].module}.py"]
+    assert listed
+    assert not any(listed.values())
 
 
 def test_the_recipe_of_an_aggregator_trains(

@@ -18,6 +18,7 @@ from dicm_kit.training.checkpoint_files import (
     clear_unfinished,
     find_resumable,
     read_checkpoint,
+    told,
 )
 from dicm_kit.training.optimizers import CtrOptimizer, OptimizerPlan
 
@@ -199,6 +200,22 @@ def test_keeps_the_newest_and_the_best(tmp_path):
     best = read_checkpoint(tmp_path / CHECKPOINTS / "best.ckpt")
     assert best["dicm"]["best"] == writer.best
     assert writer.best >= trainer.callback_metrics["val/gauc"].item()
+
+
+@pytest.mark.parametrize("better", [1, 2])
+def test_it_is_told_which_one_is_tested_and_why(tmp_path, monkeypatch, better):
+    """The epoch is counted as the lines of the validations count it, whichever was the better one."""
+
+    def write_best(self, trainer, monitor):
+        if trainer.global_step == 6 * better:
+            self._write(trainer, "best.ckpt")
+
+    monkeypatch.setattr(Checkpoints, "_write_best", write_best)
+    fit(tmp_path, monitor="val/log_loss")
+    best, last = (tmp_path / CHECKPOINTS / f"{name}.ckpt" for name in ("best", "last"))
+    assert told(best, "val/log_loss") == f"Tested: best.ckpt, epoch {better}, step {6 * better}, by val/log_loss"
+    assert told(last, None) == "Tested: last.ckpt, step 12; no `checkpoint.monitor` is set"
+    assert told(last, "val/auc") == "Tested: last.ckpt, step 12; val/auc had no best"
 
 
 def test_by_minutes_as_well(tmp_path, monkeypatch):

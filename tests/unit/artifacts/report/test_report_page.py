@@ -56,11 +56,13 @@ def test_the_gain_comes_first_in_words(tmp_path: Path) -> None:
     found = read(ours, other)
     gain = facts.differences["gauc"]
     text = found.sections["gain"]
-    assert text.startswith(f"+{100 * gain.value:.1f}of every 100 pairs in the right order, against the baseline")
+    assert text.startswith(f"+{100 * gain.value:.1f}of every 100 pairs in the right order, against ids")
     assert (
         f"Of 100 pairs of a clicked and an unclicked ad shown to the same user, this model puts {100 * gain.run:.1f} "
-        f"in the right order; the baseline {100 * gain.against:.1f}."
+        f"in the right order; ids {100 * gain.against:.1f}."
     ) in text
+    assert "ids what it is compared with" in text
+    assert "baseline" not in "".join(found.sections.values())
     assert gain.interval is not None
     low, high = (f"+{100 * each:.1f}" for each in gain.interval)
     assert f"it would lie between {low} and {high}. So it is more than luck" in text
@@ -84,7 +86,7 @@ def test_alone_it_says_how_to_compare(tmp_path: Path) -> None:
     run = finished(tmp_path / "run", oracle={"gauc": 0.9})
     text = read(run).sections["gain"]
     assert text.startswith(f"{100 * collect(run).run.test['gauc']:.1f}of every 100 pairs")
-    assert f"dicm report {run} --against BASELINE_RUN" in text
+    assert f"dicm report {run} --against OTHER_RUN" in text
     assert "the best there is" in text
     assert "90.0" in text
 
