@@ -25,6 +25,10 @@ _TORCHS = {"PYTORCH_NVML_BASED_CUDA_CHECK", "TORCHINDUCTOR_CACHE_DIR"}
 _PYTESTS = {"PYTEST_CURRENT_TEST"}
 
 
+def pytest_configure() -> None:
+    torch.set_num_threads(1)  # here, for fixtures of modules and sessions, which come before `nothing_left_behind`
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write the golden files anew instead of comparing")
 

@@ -70,8 +70,8 @@ def claimed(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[None]:
 
 def held_by(folder: Path) -> str | None:
     """Returns in words which run is in a folder, so that another one would be refused; None: it is free."""
-    held = {path.name for path in _own(folder)} if folder.is_dir() else set()
-    # a run that ended before its first step, by a wrong log or a warm start that does not fit: nothing is lost
+    held = {path.name for path in _own(folder) if not _is_bare(path)} if folder.is_dir() else set()
+    # a run that ended before or in its first step, by a wrong log or a plugin's mistake: nothing is lost
     if not held or (RECIPE_FILE in held and held <= {RECIPE_FILE, PLUGINS_FILE, VOCAB}):
         return None
     return "a finished run" if RESULT_FILE in held else "a run that was not finished"
@@ -171,6 +171,10 @@ def _own(folder: Path) -> list[Path]:
         and not any(path.glob(f"seed-*/{RECIPE_FILE}"))
         and not (path.match("against-*.json") and not (folder / RECIPE_FILE).is_file())
     ]
+
+
+def _is_bare(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
 
 
 def _empty(folder: Path) -> None:

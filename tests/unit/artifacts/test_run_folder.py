@@ -97,6 +97,8 @@ def test_a_run_that_was_not_finished_is_called_so(finished: Path) -> None:
 def test_a_run_that_never_began_needs_no_permission(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text("dicm: 1\n")
     assert claim(tmp_path) == {"recipe.yaml"}
+    (tmp_path / "checkpoints").mkdir()
+    assert claim(tmp_path) == {"recipe.yaml", "checkpoints"}, "its first step raised"
     (tmp_path / "metrics.csv").touch()
     with pytest.raises(RunError, match="holds a run that was not finished"):
         claim(tmp_path)
