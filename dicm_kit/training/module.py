@@ -18,7 +18,7 @@ from dicm_kit.features.sharded import AskedRows, ShardedTable, sharded_tables
 from dicm_kit.features.tables import sparse_parameters
 from dicm_kit.images.server import PATIENCE, ImageServer, Prepared
 from dicm_kit.interfaces import BaseNet, FeatureEncoder, InterestAggregator
-from dicm_kit.training.handed_on import handed_on, interest_of
+from dicm_kit.training.handed_on import check_padding, handed_on, interest_of
 from dicm_kit.training.loss import StepTotals, add_over_ranks, share_of_global_mean, summed_loss
 from dicm_kit.training.metrics import RankingMetrics
 from dicm_kit.training.optimizers import CtrOptimizer, OptimizerPlan, clip_norm, clip_values, decay_schedule
@@ -73,6 +73,8 @@ class CtrModule(LightningModule):
         self.save_requested = False
         """Set it to have a checkpoint, on all ranks, after the next step."""
         self._warned: set[str] = set()
+        self._tried: set[str] = set()
+        """Slots whose aggregator was tried with other values in empty slots."""
         self._ahead = Ahead("ids of the next step")
 
     # --- stages 2 to 5 ---
@@ -170,14 +172,26 @@ class CtrModule(LightningModule):
                 history["image"], mask = pictures.history_GLI, pictures.mask_GL
             if aggregator.uses_target:
                 query = Repeated(of_group, repeat, of_impression)
-                given = aggregator(query, Repeated(history, repeat), repeat(mask), need_weights)
-                result[slot] = interest_of(f"interest.{slot}", aggregator, given, batch.num_impressions)
+                result[slot] = self._aggregated(slot, query, Repeated(history, repeat), repeat(mask), need_weights)
             else:
-                given = aggregator(of_group, history, mask, need_weights)
-                of_groups = interest_of(f"interest.{slot}", aggregator, given, batch.num_groups)
+                of_groups = self._aggregated(slot, of_group, history, mask, need_weights)
                 weights = of_groups.weights
                 result[slot] = Interest(repeat(of_groups.vector), None if weights is None else repeat(weights))
         return result
+
+    def _aggregated(
+        self,
+        slot: str,
+        query: Mapping[str, Tensor],
+        history: Mapping[str, Tensor],
+        mask_BL: Tensor,
+        need_weights: bool,
+    ) -> Interest:
+        aggregator, where = self.interest[slot], f"interest.{slot}"
+        given = interest_of(where, aggregator, aggregator(query, history, mask_BL, need_weights), len(mask_BL))
+        if self.training and slot not in self._tried and check_padding(where, aggregator, query, history, mask_BL):
+            self._tried.add(slot)
+        return given
 
     # --- training ---
 

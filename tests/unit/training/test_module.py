@@ -240,3 +240,49 @@ def test_what_a_component_returns_has_the_promised_shape(place, given, says):
     with pytest.raises(TrainingError, match=f"{where}: `_Wrong` .*test_module.py.* should return .*{says}") as caught:
         module(batch)
     assert "test_module.py` runs the checks" in caught.value.todo
+
+
+class _ReadsPadding(nn.Module):
+    """The mean age of all slots, empty ones too."""
+
+    uses_target = False
+
+    def __init__(self, out_dim):
+        super().__init__()
+        self.out_dim = out_dim
+
+    def forward(self, query, history, mask_BL, need_weights=False):
+        return Interest(history["age"].mean(dim=1).expand(-1, self.out_dim))
+
+
+def test_an_aggregator_that_reads_empty_slots_is_refused_in_the_first_step():
+    module, batch = toy_module(), toy_batch(6)
+    slot = next(iter(module.interest))
+    module.interest[slot] = _ReadsPadding(module.interest[slot].out_dim)
+    module.eval()
+    module(batch)  # nothing is tried outside of training
+    module.train()
+    full = dataclasses.replace(batch, mask_GL=torch.ones_like(batch.mask_GL))
+    module(full)  # no empty slot to try it with
+    with pytest.raises(TrainingError, match=f"interest.{slot}: `_ReadsPadding` .* reads empty slots") as caught:
+        module(batch)
+    assert "Select by `mask_BL`" in caught.value.todo
+
+
+def test_trying_an_aggregator_changes_nothing_and_happens_once(monkeypatch):
+    module, batch = toy_module(), toy_batch(6)
+    frozen = nn.Dropout().eval()
+    next(iter(module.interest.values())).frozen = frozen
+    calls, state = [], torch.get_rng_state()
+    for aggregator in module.interest.values():
+        aggregator.register_forward_hook(lambda *_: calls.append(torch.is_grad_enabled()))
+    module.train()
+    frozen.eval()
+    module(batch)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not frozen.training
+    assert all(each.training for each in module.interest.values())
+    first = len(calls)
+    module(batch)
+    assert len(calls) - first == len(module.interest) == first / 3
+    assert calls.count(True) == 2 * len(module.interest)
