@@ -269,6 +269,15 @@ def test_an_aggregator_that_reads_empty_slots_is_refused_in_the_first_step():
     assert "Select by `mask_BL`" in caught.value.todo
 
 
+def test_an_aggregator_is_not_blamed_for_bad_data():
+    module, batch = toy_module(), toy_batch(6)
+    module.train()
+    age_GL = torch.where(batch.mask_GL, torch.nan, batch.age_GL)
+    slot = next(iter(module.interest))
+    module.interest[slot] = _ReadsPadding(module.interest[slot].out_dim)
+    assert module(dataclasses.replace(batch, age_GL=age_GL)).logit_N.isnan().any()
+
+
 def test_trying_an_aggregator_changes_nothing_and_happens_once(monkeypatch):
     module, batch = toy_module(), toy_batch(6)
     frozen = nn.Dropout().eval()
