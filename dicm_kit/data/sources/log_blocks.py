@@ -6,12 +6,15 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import TextIOWrapper
-from typing import Any, BinaryIO, TextIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO, cast
 
 import numpy as np
 
 from dicm_kit.data.sources.log_files import LogFile
 from dicm_kit.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _LONGEST = 2**26  # bytes that a row may have
 _QUOTE = ord('"')
@@ -29,6 +32,14 @@ class Block:
     def is_first(self) -> bool:
         """Whether it begins with the header."""
         return self.line == 1
+
+    def for_arrow(self) -> "pa.Buffer":
+        """Returns a copy in Arrow's own memory: Python's bytes would be given back in one of Arrow's threads."""
+        import pyarrow as pa
+
+        held = pa.allocate_buffer(len(self.data))
+        memoryview(held).cast("B")[:] = self.data
+        return held
 
 
 def blocks(file: LogFile, size: int) -> Iterator[Block]:

@@ -117,12 +117,10 @@ class _Reader:
             broken.append(row)
             return "error"
 
-        held = pa.allocate_buffer(len(block.data))  # Python's bytes would be given back in one of Arrow's threads
-        memoryview(held).cast("B")[:] = block.data
         names = None if block.is_first and self.file.has_header else self.header
         try:
             return arrow.read_csv(
-                pa.BufferReader(held),
+                pa.BufferReader(block.for_arrow()),
                 arrow.ReadOptions(use_threads=False, block_size=max(len(block.data), 1), column_names=names),
                 arrow.ParseOptions(
                     delimiter=cast(str, self.file.separator),

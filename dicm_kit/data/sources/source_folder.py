@@ -91,9 +91,9 @@ class SourceFolder:
         return LogFile(found[0], self._root.fs, path, int(self._root.fs.info(path)["size"]))
 
     def _matches(self, name: str) -> list[str]:
-        root = self._root.path.rstrip("/")
+        root = self._root.path
         paths = self._root.fs.glob(posixpath.join(glob.escape(root), name))
-        return sorted(path.removeprefix(f"{root}/") for path in paths if self._root.fs.isfile(path))
+        return sorted(path.removeprefix(f"{root.rstrip('/')}/") for path in paths if self._root.fs.isfile(path))
 
     def _error(self, what: str) -> FieldError:
         lines = [f"{each:<28} {what}" for each, what in self._holds.items()]

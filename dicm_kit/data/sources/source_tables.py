@@ -2,6 +2,7 @@
 
 import csv
 import json
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -131,11 +132,11 @@ class JsonLines(SourceTable):
 
         form = arrow.ParseOptions(explicit_schema=pa.schema(list(types.items())), unexpected_field_behavior="ignore")
         for block in blocks(self._file, _BLOCK):
+            block = replace(block, data=block.data.removeprefix(BOM_UTF8)) if block.is_first else block
+            reading = arrow.ReadOptions(use_threads=False, block_size=len(block.data) + 1)
             try:
                 block.data.decode()  # Arrow would hand on what is no UTF-8
-                table = arrow.read_json(
-                    pa.py_buffer(block.data), arrow.ReadOptions(use_threads=False, block_size=len(block.data) + 1), form
-                )
+                table = arrow.read_json(pa.BufferReader(block.for_arrow()), reading, form)
             except (pa.ArrowInvalid, UnicodeDecodeError) as error:
                 raise self._explained(block, types, error) from error
             yield from table.select(list(types)).to_batches()

@@ -228,6 +228,12 @@ def test_a_json_line_that_cannot_be_read(line: str, what: str, tmp_path: Path) -
         rows(made)
 
 
+def test_json_lines_of_a_windows_editor_begin_with_a_mark(tmp_path: Path) -> None:
+    assert rows(json_lines(tmp_path, '\ufeff{"n": 1}\r\n{"n": 2}\r\n', {"n": "int64"}))[0] == {"n": 1, "row": 0}
+    with pytest.raises(DataError, match='pages:1: `n` is no whole number: "x"'):
+        rows(json_lines(tmp_path, '\ufeff{"n": "x"}\n', {"n": "int64"}))
+
+
 def test_json_that_only_arrow_refuses_is_told_in_its_words(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"pages: cannot be read as JSON lines: .*\(/at\) was specified twice"):
         rows(json_lines(tmp_path, '{"at": "", "at": "", "shown": []}\n'))
